@@ -1,0 +1,145 @@
+"""`Record`: the base of every record type, and what its declaration works out to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError
+
+from penstock_schemas.column import Column, Kind, Rule, column_of
+from penstock_schemas.declaration import Declaration
+from penstock_schemas.errors import DeclarationError, RecordError
+
+__all__ = ["Record", "RecordType"]
+
+
+class Record(BaseModel):
+    """
+    One row to be, or a part of it.
+
+    Subclass it and give it a `__record__`. Fields that were not set are not sent: absent is not NULL, so a record with few
+    fields is a partial update. Therefore every field but the key and the parent has the default None.
+
+    Raises:
+        DeclarationError: At class creation, when the fields and the declaration do not fit.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    __record__: ClassVar[Declaration]
+    __record_type__: ClassVar[RecordType]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "__record__" in cls.__dict__:
+            cls.__record_type__ = RecordType.of(cls)
+
+    def to_json(self) -> bytes:
+        """
+        The fields that were set, as JSON.
+
+        Raises:
+            RecordError: A value cannot be stored in PostgreSQL: a NUL character, a lone surrogate.
+        """
+        try:
+            payload = self.__pydantic_serializer__.to_json(self, exclude_unset=True)
+        except PydanticSerializationError as exc:
+            raise RecordError(f"{self.__record__.type}: {exc}") from exc
+        if b"\\u0000" in payload:
+            raise RecordError(f"{self.__record__.type}: a text holds a NUL character, which PostgreSQL cannot store")
+        return payload
+
+
+@dataclass(frozen=True)
+class RecordType:
+    """A record class read once: its declaration and its columns, in the order of the fields."""
+
+    declaration: Declaration
+    columns: tuple[Column, ...]
+    owner: str
+    doc: str
+
+    @classmethod
+    def of(cls, record: type[Record]) -> RecordType:
+        """
+        Read a record class.
+
+        Raises:
+            DeclarationError: Its fields and its declaration do not fit.
+        """
+        declaration = record.__record__
+        columns = tuple(_columns(record, declaration))
+        _check_names(declaration, columns)
+        return cls(declaration, columns, record.__module__.split(".")[0], (record.__doc__ or "").strip())
+
+    @property
+    def name(self) -> str:
+        """The event type."""
+        return self.declaration.type
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns of the primary key."""
+        return self.declaration.key
+
+    @cached_property
+    def by_name(self) -> dict[str, Column]:
+        """The columns by name."""
+        return {column.name: column for column in self.columns}
+
+    @cached_property
+    def values(self) -> tuple[Column, ...]:
+        """Every column that merges: all but the key's."""
+        return tuple(column for column in self.columns if column.name not in self.key)
+
+    @cached_property
+    def has_first(self) -> bool:
+        """Whether a column keeps its first value."""
+        return any(column.rule is Rule.FIRST for column in self.columns)
+
+    @cached_property
+    def is_delete_final(self) -> bool:
+        """Whether a delete ends the record for good: so for all types whose columns are not all `newest`."""
+        return any(column.rule is not Rule.NEWEST for column in self.values)
+
+
+def _columns(record: type[Record], declaration: Declaration) -> list[Column]:
+    lifecycle = declaration.lifecycle.columns if declaration.lifecycle else ()
+    required = {*declaration.key, *([declaration.parent.field] if declaration.parent else [])}
+    columns = []
+    for name, field in record.model_fields.items():
+        if name.startswith("_"):
+            raise DeclarationError(f"{declaration.type}: {name!r} begins with _, which marks Penstock's own columns")
+        if name not in required and (field.is_required() or field.default is not None):
+            raise DeclarationError(f"{declaration.type}: give {name!r} the default None, any column may be absent")
+        column = column_of(name, field)
+        columns.append(replace(column, rule=Rule.STATE) if name in lifecycle else column)
+    return columns
+
+
+def _check_names(declaration: Declaration, columns: tuple[Column, ...]) -> None:
+    kinds = {column.name: column.kind for column in columns}
+    named = {
+        "key": declaration.key,
+        "parent": (declaration.parent.field,) if declaration.parent else (),
+        "lifecycle": declaration.lifecycle.columns if declaration.lifecycle else (),
+        "append_only": (declaration.append_only,) if declaration.append_only else (),
+        "subject": (declaration.subject,) if declaration.subject else (),
+        "indexes": tuple(name for index in declaration.indexes for name in index.columns),
+    }
+    for what, names in named.items():
+        for name in names:
+            if name not in kinds:
+                raise DeclarationError(f"{declaration.type}: {what} names {name!r}, which is no field of the record")
+    for name in declaration.key:
+        if kinds[name] is Kind.JSONB:
+            raise DeclarationError(f"{declaration.type}: {name!r} is JSON and cannot be part of the key")
+    if declaration.append_only and kinds[declaration.append_only] is not Kind.TIMESTAMPTZ:
+        raise DeclarationError(f"{declaration.type}: {declaration.append_only!r} must be an AwareDatetime")
+    overlap = {c.name for c in columns if c.rule is not Rule.NEWEST and c.name in declaration.key}
+    if overlap:
+        raise DeclarationError(f"{declaration.type}: {sorted(overlap)} are part of the key and cannot merge")

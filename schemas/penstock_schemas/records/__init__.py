@@ -1,0 +1,1 @@
+"""The record types of Penstock's first users, a module a domain."""

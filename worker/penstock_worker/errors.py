@@ -1,0 +1,23 @@
+"""
+What can go wrong on the worker's side.
+
+    PenstockError
+    ├── ConfigurationError   a person must change something; one line, exit code 2
+    └── DatabaseAway         try again later; never an event's fault
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConfigurationError", "DatabaseAway", "PenstockError"]
+
+
+class PenstockError(Exception):
+    """Root of every error of this package."""
+
+
+class ConfigurationError(PenstockError):
+    """Raised when a person must change something; the message says what to do."""
+
+
+class DatabaseAway(PenstockError):  # noqa: N818  # it is a state, not a mistake
+    """Raised when the database cannot be reached or will not work now; nothing was stored."""

@@ -1,0 +1,116 @@
+"""
+Every setting of the worker's side, read once from the environment (prefix `PENSTOCK_`) and passed down.
+
+Where no URL is set, the stack that `penstock up` runs in this folder is used, if one is running: `.penstock/stack.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from penstock_worker.errors import ConfigurationError
+
+__all__ = ["STACK_FILE", "Settings", "load_settings"]
+
+#: Where `penstock up` says what runs, relative to the folder it was started in.
+STACK_FILE = Path(".penstock") / "stack.json"
+
+_DATABASE_SCHEMES = ("postgresql://", "postgres://")
+_BROKER_SCHEMES = ("redis://", "rediss://", "amqp://", "amqps://")
+
+
+class Settings(BaseSettings):
+    """One frozen object; the field's description is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="ignore")
+
+    broker_url: str | None = Field(None, description="redis://, rediss://, amqp:// or amqps://; empty starts an embedded Valkey")
+    database_url: str | None = Field(None, description="postgresql://...; empty starts an embedded PostgreSQL")
+    records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
+    queue: str = Field("penstock.events", description="The queue of events")
+
+    concurrency: int = Field(2, ge=1, description="Pool children, each with one database connection")
+    batch_max_events: int = Field(5_000, ge=1, description="Events that fill a batch")
+    batch_max_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Bytes that fill a batch")
+    batch_max_age_s: float = Field(0.02, gt=0, description="Seconds after which a batch is written however small it is")
+    held_max_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Bytes of messages a worker holds at most")
+    prefetch_messages: int = Field(10_000, ge=1, le=65_535, description="Messages RabbitMQ may have under way to one worker")
+    lease_s: float = Field(30, gt=0, description="Seconds after which Redis gives a dead worker's messages to others")
+    redelivery_limit: int = Field(3, ge=1, description="Times a message may kill a child while alone, before it is dead")
+    probe_s: float = Field(1, gt=0, description="Seconds between two looks at a database that is away")
+
+    statement_timeout_s: float = Field(60, gt=0, description="Seconds one statement of a batch may take")
+    connect_timeout_s: float = Field(5, gt=0, description="Seconds one connection attempt may take")
+    clock_ahead_limit_s: float = Field(300, gt=0, description="Seconds an event may be ahead of the database's clock")
+    dead_letter_rate_per_minute: int = Field(1_000, ge=1, description="Equal dead letters a minute; more are held instead")
+
+    failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.failpoints")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
+    flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
+    schedule_file: Path = Field(Path(".penstock") / "beat-schedule", description="Where beat keeps the last runs")
+
+    @field_validator("records", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, value: str | None) -> str | None:
+        if value and not value.startswith(_DATABASE_SCHEMES):
+            raise ValueError(f"must begin with {' or '.join(_DATABASE_SCHEMES)}")
+        return value or None
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker(cls, value: str | None) -> str | None:
+        if value and not value.startswith(_BROKER_SCHEMES):
+            raise ValueError(f"must begin with {', '.join(_BROKER_SCHEMES)}")
+        return value or None
+
+    @property
+    def database(self) -> str:
+        """The database's URL; raises ConfigurationError where there is none."""
+        return _required(self.database_url, "PENSTOCK_DATABASE_URL", "postgresql://user:password@host/name")
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL; raises ConfigurationError where there is none."""
+        return _required(self.broker_url, "PENSTOCK_BROKER_URL", "redis://host:6379/0 or amqp://user:password@host//")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """
+    Read the settings from the environment, URLs also from a running stack of this folder.
+
+    Raises:
+        ConfigurationError: A setting has a wrong value; the message names it.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        name = "PENSTOCK_" + "_".join(str(part) for part in error["loc"]).upper()
+        raise ConfigurationError(f"{name}: {error['msg'].removeprefix('Value error, ')}") from exc
+    if settings.broker_url or settings.database_url:
+        return settings
+    return settings.model_copy(update=_running_stack())
+
+
+def _running_stack() -> dict[str, str]:
+    try:
+        stack = json.loads(STACK_FILE.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: stack[name] for name in ("broker_url", "database_url") if name in stack}
+
+
+def _required(value: str | None, name: str, example: str) -> str:
+    if value is None:
+        raise ConfigurationError(f"{name} is not set and no `penstock up` runs in this folder: set it to {example}")
+    return value
