@@ -1,0 +1,79 @@
+"""`penstock dead-letters list`: the events that are not in their tables, and why."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from penstock_worker.settings import load_settings
+
+if TYPE_CHECKING:
+    from penstock_worker.store.queries import LetterGroup
+
+__all__ = ["register"]
+
+
+class State(enum.StrEnum):
+    """`dead` can never be stored as it is, `held` cannot be stored now."""
+
+    DEAD = "dead"
+    HELD = "held"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    letters = typer.Typer(no_args_is_help=True, help="Events that could not be stored.")
+    letters.callback()(lambda: None)  # keeps `list` a word of its own while it is the only command
+    letters.command("list")(list_dead_letters)
+    app.add_typer(letters, name="dead-letters")
+
+
+def list_dead_letters(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    state: Annotated[State | None, typer.Option(help="Only these; all by default.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many single letters, the newest ones.")] = 20,
+) -> None:
+    """List dead letters: grouped by what they have in common, then the newest ones."""
+    from penstock_worker.store import queries
+
+    with queries.open_reader(load_settings()) as reader:
+        groups = queries.list_groups(reader, state)
+        letters = queries.list_letters(reader, state, limit)
+    if as_json:
+        typer.echo(json.dumps({"groups": [asdict(group) for group in groups], "letters": letters}, default=str))
+    else:
+        _show(groups, letters, Console())
+
+
+def _show(groups: list[LetterGroup], letters: list[dict[str, Any]], console: Console) -> None:
+    if not groups:
+        console.print("no dead letters")
+        return
+    summary = Table("letters", "state", "type", "reason", "producer", "last", "for example", title="by fingerprint")
+    for group in groups:
+        texts = _cells(group.state, group.type, group.reason, group.producer, f"{group.last_at:%F %T}", group.detail)
+        summary.add_row(f"{group.letters:,}", *texts)
+    console.print(summary)
+    single = Table("at", "id", "state", "type", "reason", "detail", title="the newest")
+    for letter in letters:
+        single.add_row(
+            f"{letter['at']:%F %T}", *_cells(*(letter[name] for name in ("id", "state", "type", "reason", "detail")))
+        )
+    console.print(single)
+
+
+def _cells(*values: Any) -> list[str]:
+    """Text as it is: what a stranger sent must not be taken for markup."""
+    return [escape(_short("" if value is None else str(value))) for value in values]
+
+
+def _short(text: str, limit: int = 120) -> str:
+    line = text.replace("\n", " ")
+    return line if len(line) <= limit else line[: limit - 1] + "…"

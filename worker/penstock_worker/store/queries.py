@@ -1,0 +1,204 @@
+"""What the reading commands ask: rows, ledger, producers, dead letters. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, dict_row
+
+from penstock_schemas import RecordType, Registry
+from penstock_worker.errors import ConfigurationError
+from penstock_worker.settings import Settings
+from penstock_worker.store.connection import Connection, connect_with
+
+__all__ = [
+    "LetterGroup",
+    "ProducerSeen",
+    "RunProgress",
+    "count_letters",
+    "count_outcomes",
+    "count_rows",
+    "list_groups",
+    "list_letters",
+    "list_producers",
+    "open_reader",
+    "run_progress",
+    "visible_rows",
+]
+
+#: Producers that `list_producers` gives, the last seen first.
+PRODUCERS_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerSeen:
+    """One start of a producer: `high_water` is how many events it has numbered, as far as is known here."""
+
+    producer: str
+    epoch: UUID
+    high_water: int
+    is_closed: bool
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LetterGroup:
+    """Dead letters that are equal: the same type, reason and producer."""
+
+    fingerprint: str
+    state: str
+    reason: str
+    type: str | None
+    producer: str | None
+    letters: int
+    first_at: datetime
+    last_at: datetime
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How many events of some producers have ended, and how."""
+
+    stored: int
+    dead_lettered: int
+    ended: int
+
+
+@contextmanager
+def open_reader(settings: Settings) -> Iterator[Connection]:
+    """
+    A connection that can only read.
+
+    Raises:
+        ConfigurationError: The database cannot be reached or is not migrated, also when a statement inside finds that out.
+    """
+    try:
+        with connect_with(settings)() as connection:
+            connection.execute("SET default_transaction_read_only = on")
+            yield connection
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as exc:
+        raise ConfigurationError(f"the database is not migrated ({_first_line(exc)}): run `penstock migrate up`") from exc
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise ConfigurationError(f"the database's user may not read this: {_first_line(exc)}") from exc
+    except psycopg.OperationalError as exc:
+        reason = _first_line(exc)
+        raise ConfigurationError(f"the database cannot be read: {reason}; check PENSTOCK_DATABASE_URL") from exc
+
+
+def visible_rows(record: RecordType, registry: Registry) -> sql.Composed:
+    """
+    The FROM and WHERE that give the rows of a type which exist for readers, as `r`.
+
+    Hidden are placeholders of parents that did not come yet, tombstones, and children that fell with their parent.
+    """
+    parent = record.declaration.parent
+    table = sql.Identifier(*record.declaration.table.split("."))
+    if parent is None:
+        return sql.SQL("FROM {} r WHERE r._version IS NOT NULL").format(table)
+    parent_type = registry[parent.type]
+    return sql.SQL(
+        "FROM {table} r WHERE r._version IS NOT NULL AND NOT EXISTS"
+        " (SELECT FROM {parent} p WHERE p.{key} = r.{field} AND p._deleted_version >= r._oldest)"
+    ).format(
+        table=table,
+        parent=sql.Identifier(*parent_type.declaration.table.split(".")),
+        key=sql.Identifier(parent_type.key[0]),
+        field=sql.Identifier(parent.field),
+    )
+
+
+def count_rows(connection: Connection, registry: Registry) -> dict[str, int]:
+    """Visible rows per type. It counts them one by one: a second for some million rows."""
+    return {
+        name: _number(connection, sql.SQL("SELECT count(*) {}").format(visible_rows(record, registry)))
+        for name, record in registry.items()
+    }
+
+
+def count_outcomes(connection: Connection) -> dict[str, int]:
+    """Events per outcome; one that came twice with the same outcome counts once."""
+    rows = connection.execute(
+        "SELECT outcome, sum(upper(r) - lower(r))::bigint FROM"
+        " (SELECT outcome, unnest(range_agg(seqs)) AS r FROM penstock.ledger GROUP BY epoch, outcome) AS folded"
+        " GROUP BY outcome ORDER BY outcome"
+    )
+    return dict(rows.fetchall())  # type: ignore[arg-type]  # text and bigint
+
+
+def run_progress(connection: Connection, producers: Sequence[str]) -> RunProgress:
+    """What became of the events of these producers. `stored` are those whose effect is in a row, superseded ones included."""
+    query = """
+        WITH folded AS (
+            SELECT range_agg(l.seqs) FILTER (WHERE l.outcome IN ('stored', 'superseded')) AS stored,
+                   range_agg(l.seqs) FILTER (WHERE l.outcome IN ('dead', 'held')) AS lettered,
+                   range_agg(l.seqs) AS ended
+            FROM penstock.ledger l JOIN penstock.producers p USING (epoch)
+            WHERE p.producer = ANY (%s) GROUP BY l.epoch
+        )
+        SELECT coalesce(sum((SELECT sum(upper(r) - lower(r)) FROM unnest(stored) AS r)), 0)::bigint AS stored,
+               coalesce(sum((SELECT sum(upper(r) - lower(r)) FROM unnest(lettered) AS r)), 0)::bigint AS dead_lettered,
+               coalesce(sum((SELECT sum(upper(r) - lower(r)) FROM unnest(ended) AS r)), 0)::bigint AS ended
+        FROM folded
+    """
+    with connection.cursor(row_factory=class_row(RunProgress)) as cursor:
+        progress = cursor.execute(query, [list(producers)]).fetchone()
+    assert progress is not None  # an aggregate always has a row
+    return progress
+
+
+def list_producers(connection: Connection, limit: int = PRODUCERS_SHOWN) -> list[ProducerSeen]:
+    """The producers that were heard of, the last seen first."""
+    with connection.cursor(row_factory=class_row(ProducerSeen)) as cursor:
+        return cursor.execute(
+            "SELECT producer, epoch, high_water, is_closed, first_seen, last_seen FROM penstock.producers"
+            " ORDER BY last_seen DESC, epoch LIMIT %s",
+            [limit],
+        ).fetchall()
+
+
+def count_letters(connection: Connection) -> dict[str, int]:
+    """Dead letters per state."""
+    rows = connection.execute("SELECT state, count(*) FROM penstock.dead_letters GROUP BY state")
+    return {"dead": 0, "held": 0} | dict(rows.fetchall())  # type: ignore[arg-type]  # text and bigint
+
+
+def list_groups(connection: Connection, state: str | None) -> list[LetterGroup]:
+    """Dead letters by fingerprint, the largest group first; `detail` is the last one's."""
+    with connection.cursor(row_factory=class_row(LetterGroup)) as cursor:
+        return cursor.execute(
+            "SELECT fingerprint, state, min(reason) AS reason, min(type) AS type, min(producer) AS producer,"
+            " count(*) AS letters, min(at) AS first_at, max(at) AS last_at, (array_agg(detail ORDER BY at DESC))[1] AS detail"
+            " FROM penstock.dead_letters WHERE %(state)s::text IS NULL OR state = %(state)s"
+            " GROUP BY fingerprint, state ORDER BY letters DESC, fingerprint, state",
+            {"state": state},
+        ).fetchall()
+
+
+def list_letters(connection: Connection, state: str | None, limit: int) -> list[dict[str, Any]]:
+    """Dead letters, the newest first, without their payloads but with their size."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "SELECT id, state, reason, detail, sqlstate, constraint_name, column_name, fingerprint, type, op, version,"
+            " event_id, producer, epoch, seq, octet_length(payload) AS payload_bytes, at FROM penstock.dead_letters"
+            " WHERE %(state)s::text IS NULL OR state = %(state)s ORDER BY at DESC, id LIMIT %(limit)s",
+            {"state": state, "limit": limit},
+        ).fetchall()
+
+
+def _number(connection: Connection, query: sql.Composed) -> int:
+    row = connection.execute(query).fetchone()
+    assert row is not None  # an aggregate always has a row
+    return int(str(row[0]))
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return (str(error).splitlines() or ["no answer"])[0]
