@@ -1,0 +1,58 @@
+"""Free ports on the loopback interface, and remembering them so that addresses stay the same from run to run."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = ["LOOPBACK", "Endpoint", "find_free_port", "is_port_free"]
+
+#: The embedded servers listen nowhere else.
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an embedded server listens and what opens it; kept in its data folder, readable by its owner only."""
+
+    port: int
+    password: str
+
+    @classmethod
+    def recall(cls, file: Path) -> Endpoint:
+        """The endpoint of the last run while its port is free, else one with a new port; the password never changes."""
+        try:
+            last = cls(**json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):
+            last = cls(find_free_port(), secrets.token_hex(16))
+        return last if is_port_free(last.port) else cls(find_free_port(), last.password)
+
+    def remember(self, file: Path) -> None:
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(asdict(self)))
+
+
+def find_free_port() -> int:
+    """
+    A port that nobody listens on now.
+
+    Another program may take it before ours does; who starts a server with it tries again with another one then.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_port_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # What a server does too: connections of an earlier run that are still closing do not make a port busy.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
