@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -145,9 +146,18 @@ def _kind(name: str, annotation: Any) -> Kind:
         if annotation in _REFUSED:
             raise DeclarationError(f"{name}: {annotation.__name__} is no column; {_REFUSED[annotation]}")
         if issubclass(annotation, enum.Enum):
-            return Kind.TEXT if issubclass(annotation, str) else Kind.BIGINT
+            return _kind_of_all([member.value for member in annotation])
         return _KINDS.get(annotation, Kind.JSONB)
     if get_origin(annotation) is Literal:
-        return Kind.TEXT if all(isinstance(arg, str) for arg in get_args(annotation)) else Kind.JSONB
+        return _kind_of_all(get_args(annotation))
     return Kind.JSONB
 
+
+def _kind_of_all(values: Sequence[Any]) -> Kind:
+    """The kind of the values that an enum or a Literal lists; those of several kinds are JSON."""
+    kinds = {_KINDS.get(_plain(value), Kind.JSONB) for value in values if value is not None}
+    return kinds.pop() if len(kinds) == 1 else Kind.JSONB
+
+
+def _plain(value: Any) -> type:
+    return next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), object)

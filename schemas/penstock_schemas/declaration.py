@@ -151,6 +151,8 @@ class Declaration:
                 raise DeclarationError(f"{what!r}: write it as domain.name, lower case, at most 63 characters each")
         if not self.key:
             raise DeclarationError(f"{self.type}: a record needs a key")
+        if len(set(self.key)) != len(self.key):
+            raise DeclarationError(f"{self.type}: the key names a column twice")
         if self.append_only is not None and self.append_only not in self.key:
             raise DeclarationError(f"{self.type}: the time column {self.append_only!r} must be part of the key")
         if self.append_only is not None and self.parent is not None:

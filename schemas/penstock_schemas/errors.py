@@ -24,5 +24,5 @@ class RecordError(SchemaError):
     """Raised when one record cannot be written to the wire as it is."""
 
 
-class RecordTooLarge(RecordError):
+class RecordTooLarge(RecordError):  # noqa: N818  # says it better than RecordTooLargeError
     """Raised when a record is over the size limit; put such payloads into object storage and publish their address."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,6 +15,9 @@ from penstock_schemas.declaration import Declaration
 from penstock_schemas.errors import DeclarationError, RecordError
 
 __all__ = ["Record", "RecordType"]
+
+#: A NUL in JSON: the backslash before `u0000` is not itself escaped.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Record(BaseModel):
@@ -49,7 +53,7 @@ class Record(BaseModel):
             payload = self.__pydantic_serializer__.to_json(self, exclude_unset=True)
         except PydanticSerializationError as exc:
             raise RecordError(f"{self.__record__.type}: {exc}") from exc
-        if b"\\u0000" in payload:
+        if b"\\u0000" in payload and _NUL.search(payload):
             raise RecordError(f"{self.__record__.type}: a text holds a NUL character, which PostgreSQL cannot store")
         return payload
 
@@ -72,8 +76,9 @@ class RecordType:
             DeclarationError: Its fields and its declaration do not fit.
         """
         declaration = record.__record__
+        _check_names(declaration, record)
         columns = tuple(_columns(record, declaration))
-        _check_names(declaration, columns)
+        _check_kinds(declaration, columns)
         return cls(declaration, columns, record.__module__.split(".")[0], (record.__doc__ or "").strip())
 
     @property
@@ -121,8 +126,7 @@ def _columns(record: type[Record], declaration: Declaration) -> list[Column]:
     return columns
 
 
-def _check_names(declaration: Declaration, columns: tuple[Column, ...]) -> None:
-    kinds = {column.name: column.kind for column in columns}
+def _check_names(declaration: Declaration, record: type[Record]) -> None:
     named = {
         "key": declaration.key,
         "parent": (declaration.parent.field,) if declaration.parent else (),
@@ -133,13 +137,19 @@ def _check_names(declaration: Declaration, columns: tuple[Column, ...]) -> None:
     }
     for what, names in named.items():
         for name in names:
-            if name not in kinds:
+            if name not in record.model_fields:
                 raise DeclarationError(f"{declaration.type}: {what} names {name!r}, which is no field of the record")
+
+
+def _check_kinds(declaration: Declaration, columns: tuple[Column, ...]) -> None:
+    kinds = {column.name: column.kind for column in columns}
     for name in declaration.key:
         if kinds[name] is Kind.JSONB:
             raise DeclarationError(f"{declaration.type}: {name!r} is JSON and cannot be part of the key")
     if declaration.append_only and kinds[declaration.append_only] is not Kind.TIMESTAMPTZ:
         raise DeclarationError(f"{declaration.type}: {declaration.append_only!r} must be an AwareDatetime")
+    if declaration.lifecycle and kinds[declaration.lifecycle.field] is not Kind.TEXT:
+        raise DeclarationError(f"{declaration.type}: the state {declaration.lifecycle.field!r} must be a text")
     overlap = {c.name for c in columns if c.rule is not Rule.NEWEST and c.name in declaration.key}
     if overlap:
         raise DeclarationError(f"{declaration.type}: {sorted(overlap)} are part of the key and cannot merge")

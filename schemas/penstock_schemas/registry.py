@@ -85,7 +85,7 @@ def _parents_first(types: dict[str, RecordType]) -> dict[str, RecordType]:
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            raise DeclarationError(f"{name} is its own ancestor: {' -> '.join(path)}")
+            raise DeclarationError(f"{name} is its own ancestor: {' -> '.join((*path, name))}")
         parent = types[name].declaration.parent
         if parent is not None:
             _check_parent(types, name, parent.type)

@@ -1,0 +1,103 @@
+"""Record types that exist for tests only; between them they use every rule of merging."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from uuid import UUID
+
+from penstock_schemas import Declaration, First, Lifecycle, Max, Min, Parent, Record, Registry
+from pydantic import AwareDatetime
+
+__all__ = ["RECORDS", "REGISTRY", "Note", "Pair", "Reading", "Remark", "Run", "Site"]
+
+State = Literal["open", "busy", "done", "failed"]
+
+
+class Site(Record):
+    """A parent with a lifecycle: a delete is final."""
+
+    __record__ = Declaration(
+        type="lab.site",
+        table="lab.sites",
+        key="site_id",
+        lifecycle=Lifecycle("status", terminal=("done", "failed"), moves=("error",)),
+    )
+
+    site_id: str
+    name: str | None = None
+    status: State | None = None
+    error: str | None = None
+
+
+class Run(Record):
+    """A child with every rule of merging: a delete is final."""
+
+    __record__ = Declaration(
+        type="lab.run",
+        table="lab.runs",
+        key="run_id",
+        parent=Parent("site_id", "lab.site"),
+        lifecycle=Lifecycle("status", terminal=("done", "failed"), moves=("ended_at",)),
+    )
+
+    run_id: str
+    site_id: str
+    label: str | None = None
+    details: dict[str, Any] | None = None
+    origin: First[str] | None = None
+    opened_by: First[int] | None = None
+    lowest: Min[int] | None = None
+    started_at: Min[AwareDatetime] | None = None
+    highest: Max[float] | None = None
+    last_word: Max[str] | None = None
+    status: State | None = None
+    ended_at: AwareDatetime | None = None
+
+
+class Note(Record):
+    """A child whose columns are all `newest`, itself a parent: it starts again after a delete."""
+
+    __record__ = Declaration(type="lab.note", table="lab.notes", key="number", parent=Parent("site_id", "lab.site"))
+
+    number: int
+    site_id: str
+    text: str | None = None
+    size: float | None = None
+    tags: list[Any] | None = None
+
+
+class Remark(Record):
+    """A grandchild, so that a placeholder is at times a child itself."""
+
+    __record__ = Declaration(type="lab.remark", table="lab.remarks", key="remark_id", parent=Parent("note", "lab.note"))
+
+    remark_id: UUID
+    note: int
+    text: str | None = None
+
+
+class Pair(Record):
+    """A key of two columns, no parent, all `newest`."""
+
+    __record__ = Declaration(type="lab.pair", table="lab.pairs", key=("tenant", "number"))
+
+    tenant: str
+    number: int
+    text: str | None = None
+    flag: bool | None = None
+
+
+class Reading(Record):
+    """Append-only, with rules of merging nevertheless: two events may have one key."""
+
+    __record__ = Declaration(type="lab.reading", table="lab.readings", key=("id", "at"), append_only="at")
+
+    id: UUID | None = None
+    at: AwareDatetime
+    value: float | None = None
+    source: First[str] | None = None
+    peak: Max[int] | None = None
+
+
+RECORDS = (Site, Run, Note, Remark, Pair, Reading)
+REGISTRY = Registry(RECORDS)
