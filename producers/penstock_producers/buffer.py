@@ -1,0 +1,295 @@
+"""
+The bounded buffer between `publish()` and the sender: numbers events, holds them until they are confirmed, cuts envelopes.
+
+One lock, reentrant because a signal handler or a finalizer may publish while its thread publishes, with two conditions:
+`work` wakes the sender, `progress` wakes those who wait for it (a full buffer's publishers, flush, close).
+
+An event is pending (waits to be cut), then in flight (in an envelope that is not confirmed yet), then gone. The bounds count
+both, so that memory is bounded also while the broker is away. An event always fits into an empty buffer, whatever `max_bytes`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, Drops
+from penstock_producers.errors import BufferFull, ProducerClosed
+from penstock_producers.options import Options
+from penstock_schemas.wire import DroppedRange, Envelope
+
+__all__ = ["Buffer"]
+
+#: Dropped ranges in one envelope: at most 50 bytes each, so that they fit beside a record of the largest size.
+_RANGES_PER_ENVELOPE = 500
+
+
+class Buffer:
+    """
+    What one process start or fork of a producer holds.
+
+    Args:
+        tell: Called with (count, reason) after events were dropped, never under the lock.
+        now: A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, options: Options, epoch: UUID, tell: Callable[[int, str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.epoch = epoch
+        self.drops = Drops()
+        self.in_flight: list[Envelope] = []
+        self.next_seq = 0
+        self.confirmed = 0
+        self.held_events = 0
+        self.held_bytes = 0
+        #: When the oldest event held was accepted, and when its age is worth an alarm; infinity for "never".
+        self.oldest_at = math.inf
+        self.late_at = math.inf
+        self.is_closing = False
+        self.is_abandoned = False
+
+        self._options = options
+        self._tell = tell
+        self._now = now
+        self.lock = threading.RLock()
+        self.work = threading.Condition(self.lock)
+        self.progress = threading.Condition(self.lock)
+        self._pending: deque[tuple[int, bytes, float]] = deque()
+        self._pending_bytes = 0
+        self._is_full_batch = False
+        self._flush_before = 0
+        self._announced_seq = 0
+        self._idle_since = now()
+        self._is_close_announced = False
+
+    # --- the publishers' side
+
+    def accept(self, event: bytes) -> int:
+        """
+        Take an event and give it its number. The policy decides what happens when there is no room.
+
+        Raises:
+            BufferFull: No room, by the policies "raise" and "block"; the event has no number.
+            ProducerClosed: After `close`.
+        """
+        size = len(event)
+        with self.lock:
+            if self._has_room(size) and not self.is_closing:
+                return self._append(event, size)
+        return self._accept_crowded(event, size)
+
+    def accept_many(self, events: Sequence[bytes]) -> list[int]:
+        """Like `accept` for each; under the policy "raise" all of them or none."""
+        if self._options.policy != "raise":
+            return [self.accept(event) for event in events]
+        with self.lock:
+            if not self._has_room(sum(map(len, events)), len(events)):
+                raise BufferFull(self._full())
+            return [self.accept(event) for event in events]
+
+    def _has_room(self, size: int, count: int = 1) -> bool:
+        if self.held_events + count > self._options.max_events:
+            return False
+        return self.held_bytes + size <= self._options.max_bytes or (self.held_events == 0 and count == 1)
+
+    def _append(self, event: bytes, size: int) -> int:
+        # The number first: an event published by a signal handler in between then gets the next one.
+        seq = self.next_seq
+        self.next_seq = seq + 1
+        now = self._now()
+        self._pending.append((seq, event, now))
+        self._pending_bytes += size
+        self.held_bytes += size
+        self.held_events += 1
+        if self.held_events == 1:
+            self._set_oldest(now)
+        # The sender is woken for the first event, to let it linger, and for the one that fills a batch; never in between.
+        if len(self._pending) == 1:
+            self.work.notify()
+        elif not self._is_full_batch and self._is_batch_full():
+            self._is_full_batch = True
+            self.work.notify()
+        return seq
+
+    def _is_batch_full(self) -> bool:
+        return len(self._pending) >= self._options.batch_events or self._pending_bytes >= self._options.batch_bytes
+
+    def _accept_crowded(self, event: bytes, size: int) -> int:
+        dropped = 0
+        with self.lock:
+            if self._options.policy == "block":
+                timeout_s = self._options.block_timeout_s
+                self.progress.wait_for(lambda: self.is_closing or self._has_room(size), timeout_s)
+            if self.is_closing:
+                raise ProducerClosed("the producer is closed")
+            if self._options.policy == "drop_oldest":
+                dropped = self._drop_oldest(size)
+            if self._has_room(size):
+                seq = self._append(event, size)
+            elif self._options.policy in ("block", "raise"):
+                raise BufferFull(self._full())
+            else:
+                seq = self.next_seq
+                self.next_seq = seq + 1
+                self.drops.add(seq, BUFFER_FULL)
+                dropped += 1
+                self.work.notify()
+        if dropped:
+            self._tell(dropped, BUFFER_FULL)
+        return seq
+
+    def _full(self) -> str:
+        return f"{self.held_events} events ({self.held_bytes} bytes) wait for the broker"
+
+    def _drop_oldest(self, size: int) -> int:
+        """Make room. What is in flight cannot be taken back: without pending events there may be none."""
+        dropped = 0
+        while self._pending and not self._has_room(size):
+            seq, event, _ = self._pending.popleft()
+            self._pending_bytes -= len(event)
+            self._release(1, len(event))
+            self.drops.add(seq, BUFFER_FULL)
+            dropped += 1
+        self._look_for_oldest()
+        return dropped
+
+    def _set_oldest(self, accepted_at: float) -> None:
+        self.oldest_at = accepted_at
+        self.late_at = accepted_at + self._options.late_after_s
+
+    def _look_for_oldest(self) -> None:
+        if not self.in_flight:
+            self._set_oldest(self._pending[0][2] if self._pending else math.inf)
+
+    def _release(self, events: int, size: int) -> None:
+        self.held_events -= events
+        self.held_bytes -= size
+        self.progress.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what was accepted so far without lingering; whether all of it was confirmed or dropped in time."""
+        with self.lock:
+            target = self.next_seq
+            self._flush_before = max(self._flush_before, target)
+            self.work.notify()
+            return self.progress.wait_for(lambda: self._first_held() >= target, timeout_s)
+
+    def _first_held(self) -> float:
+        if self.in_flight:
+            return self.in_flight[0].seq
+        return self._pending[0][0] if self._pending else math.inf
+
+    def begin_close(self) -> None:
+        """From now on nothing is accepted; the sender sends the rest, says that it was the last, and ends."""
+        with self.lock:
+            self.is_closing = True
+            self.work.notify_all()
+            self.progress.notify_all()
+
+    def abandon(self) -> int:
+        """Give up what is still held, and say how many events that were."""
+        with self.lock:
+            self.is_closing = self.is_abandoned = True
+            abandoned = self.held_events
+            if abandoned:
+                self.drops.totals[CLOSE_DEADLINE] += abandoned
+            self._pending.clear()
+            self._pending_bytes = 0
+            self.in_flight.clear()
+            self._look_for_oldest()
+            self._release(self.held_events, self.held_bytes)
+            self.work.notify_all()
+        if abandoned:
+            self._tell(abandoned, CLOSE_DEADLINE)
+        return abandoned
+
+    # --- the sender's side
+
+    def cut(self, limit: int, limit_bytes: int) -> list[Envelope]:
+        """
+        Wait until something is due, then put it in flight.
+
+        Returns:
+            What is in flight: up to `limit` envelopes, and no more of them once they hold `limit_bytes`. First what an earlier
+            sender left there. None at all when the buffer is closed and empty.
+        """
+        with self.lock:
+            while not self.in_flight and not self.is_abandoned and (due_in_s := self._due_in_s()) > 0:
+                self.work.wait(None if math.isinf(due_in_s) else due_in_s)
+            if self.in_flight or self.is_abandoned:
+                return list(self.in_flight)
+            size = self._cut_first()
+        # The lock is given back between envelopes, so that publish() never waits for more than one being cut.
+        while len(self.in_flight) < limit and size < limit_bytes:
+            with self.lock:
+                if not self._pending or not (self._is_batch_full() or self._is_forced()):
+                    break
+                size += self._cut_events(())
+        return list(self.in_flight)
+
+    def _is_forced(self) -> bool:
+        return self.is_closing or (bool(self._pending) and self._pending[0][0] < self._flush_before)
+
+    def _due_in_s(self) -> float:
+        """Seconds until the sender has something to do: 0 for now, infinity for not before something happens."""
+        if self._is_forced() or self._is_batch_full():
+            return 0
+        if self._pending:
+            return max(0, self._pending[0][2] + self._options.linger_s - self._now())
+        if self.drops:
+            return max(0, self._idle_since + self._options.linger_s - self._now())
+        if self.next_seq != self._announced_seq:
+            return max(0, self._idle_since + self._options.heartbeat_s - self._now())
+        return math.inf
+
+    def _cut_first(self) -> int:
+        dropped = self.drops.take(_RANGES_PER_ENVELOPE) if self.drops else ()
+        if self._pending:
+            return self._cut_events(dropped)
+        if self.is_closing and (self._is_close_announced or self.next_seq == 0):
+            return 0
+        self._announced_seq = self.next_seq
+        self._is_close_announced = self.is_closing and not self.drops
+        name = self._options.name
+        self.in_flight.append(Envelope(name, self.epoch, self.next_seq, (), dropped, is_closed=self._is_close_announced))
+        return 0
+
+    def _cut_events(self, dropped: Sequence[DroppedRange]) -> int:
+        """One envelope from the oldest pending events: numbered without gaps, within a batch's bounds, at least one."""
+        pending = self._pending
+        events: list[bytes] = []
+        size = 0
+        first = pending[0][0]
+        while pending and len(events) < self._options.batch_events:
+            seq, event, _ = pending[0]
+            if events and (seq != first + len(events) or size + len(event) > self._options.batch_bytes):
+                break
+            pending.popleft()
+            events.append(event)
+            size += len(event)
+        self._pending_bytes -= size
+        self._is_full_batch = self._is_batch_full()
+        self.in_flight.append(Envelope(self._options.name, self.epoch, first, events, dropped))
+        return size
+
+    def confirm(self, envelope: Envelope) -> None:
+        """The broker has it."""
+        with self.lock:
+            if envelope not in self.in_flight:
+                return  # abandoned meanwhile, and counted as dropped
+            self.in_flight.remove(envelope)
+            self.confirmed += len(envelope.events)
+            self._idle_since = self._now()
+            self._look_for_oldest()
+            self._release(len(envelope.events), sum(map(len, envelope.events)))
+
+    def wait_to_retry(self, delay_s: float) -> None:
+        """Wait before the next attempt. A close begun meanwhile ends the wait, its time is short."""
+        with self.lock:
+            was_closing = self.is_closing
+            self.work.wait_for(lambda: self.is_abandoned or self.is_closing != was_closing, delay_s)

@@ -1,0 +1,39 @@
+"""Events that were counted and given up: totals for people, ranges for the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from penstock_schemas.wire import DroppedRange
+
+__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "Drops"]
+
+#: The buffer had no room, and the policy is to drop.
+BUFFER_FULL = "buffer_full"
+#: Still unconfirmed when the time for closing was over. The broker may have some of them.
+CLOSE_DEADLINE = "close_deadline"
+
+
+class Drops:
+    """Not safe under threads by itself: the buffer's lock guards it."""
+
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        #: Ranges not yet in an envelope: (reason, last) -> first. By their end, because numbers only grow.
+        self._ranges: dict[tuple[str, int], int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._ranges)
+
+    def add(self, seq: int, reason: str) -> None:
+        """Count one event, joined to the range that ends before it."""
+        self.totals[reason] += 1
+        first = self._ranges.pop((reason, seq - 1), seq)
+        self._ranges[reason, seq] = first
+
+    def take(self, limit: int) -> list[DroppedRange]:
+        """Up to `limit` ranges, lowest first; they are the caller's to deliver now."""
+        ranges = sorted((first, last, reason) for (reason, last), first in self._ranges.items())[:limit]
+        for _, last, reason in ranges:
+            del self._ranges[reason, last]
+        return [DroppedRange(*part) for part in ranges]

@@ -1,0 +1,211 @@
+"""`Producer`: what a service holds. Everything here returns at once; the work is done by the outbox's thread."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from penstock_producers import processes
+from penstock_producers.clock import process_clock, version_of
+from penstock_producers.keys import key_json
+from penstock_producers.options import OnDrop, Options, Policy
+from penstock_producers.outbox import Outbox
+from penstock_producers.receipt import Receipt
+from penstock_producers.status import Status
+from penstock_producers.transports import Transport, check_url, transport_for
+from penstock_schemas import Record, RecordTooLarge
+from penstock_schemas.wire import MAX_RECORD_BYTES, QUEUE, Op, encode_event
+
+__all__ = ["Producer"]
+
+
+class Producer:
+    """
+    Publishes records, fire and forget.
+
+        producer = Producer("redis://localhost:6379/0", name="billing")
+        producer.publish(Invoice(invoice_id="17", total=90))
+
+    One for the whole process; safe under threads and forks. It connects when the first event is sent, not before.
+
+    Args:
+        broker_url: redis://, rediss://, amqp:// or amqps://.
+        name: Of the service, as dead letters and the ledger tell it; default: the program's name.
+        policy:
+            When the buffer is full. "drop_newest" and "drop_oldest" count and report what they drop. "block" waits for room,
+            for at most `block_timeout_s`; "raise" does not wait.
+        max_events: Events held in memory at most, those under way included.
+        max_bytes: Bytes of serialised events held at most. A single larger one is taken when nothing else is held.
+        linger_s: How long an event waits for others to share its message.
+        batch_events: Events in one message at most.
+        batch_bytes: Bytes in one message at most; a larger record travels alone.
+        on_drop: Called with (count, reason) when events were dropped, in the thread that noticed.
+        heartbeat_s: Silence after which the producer says once how far it has come.
+        late_after_s: Age of the oldest event that is logged as an error, again and again.
+        timeout_s: How long connecting, writing and each confirm may take.
+        exit_deadline_s: How long the end of the process, or `close()`, may be held up by what is not sent yet.
+        queue: The queue of events.
+        connect: Gives a transport in place of the URL's; for tests.
+
+    Raises:
+        ValueError: The URL or an option cannot be right.
+    """
+
+    def __init__(
+        self,
+        broker_url: str,
+        *,
+        name: str | None = None,
+        policy: Policy = "drop_newest",
+        max_events: int = 100_000,
+        max_bytes: int = 64 * 1024 * 1024,
+        block_timeout_s: float | None = None,
+        linger_s: float = 0.05,
+        batch_events: int = 500,
+        batch_bytes: int = 1024 * 1024,
+        on_drop: OnDrop | None = None,
+        heartbeat_s: float = 30.0,
+        late_after_s: float = 30.0,
+        retry_min_s: float = 0.1,
+        retry_max_s: float = 5.0,
+        timeout_s: float = 5.0,
+        exit_deadline_s: float = 5.0,
+        queue: str = QUEUE,
+        connect: Callable[[], Transport] | None = None,
+    ) -> None:
+        options = Options(
+            name=name or Path(sys.argv[0]).stem or "python",
+            queue=queue,
+            policy=policy,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            block_timeout_s=block_timeout_s,
+            linger_s=linger_s,
+            batch_events=batch_events,
+            batch_bytes=batch_bytes,
+            heartbeat_s=heartbeat_s,
+            late_after_s=late_after_s,
+            retry_min_s=retry_min_s,
+            retry_max_s=retry_max_s,
+            timeout_s=timeout_s,
+            exit_deadline_s=exit_deadline_s,
+            on_drop=on_drop,
+        )
+        if connect is None:
+            check_url(broker_url)
+            connect = partial(transport_for, broker_url, queue, timeout_s)
+        self._connect = connect
+        self._outbox = Outbox(options, connect)
+        processes.renew_after_fork(self)
+
+    def publish(self, record: Record, *, occurred_at: datetime | None = None) -> Receipt:
+        """
+        Accept a record. It is serialised before this returns: what happens to the object afterwards does not matter.
+
+        Args:
+            record: Fields that were not set are not sent.
+            occurred_at: When it happened, aware, for what is told late (backfill). The newest event of a key wins.
+
+        Raises:
+            RecordError: The record cannot be written as JSON that PostgreSQL can store.
+            RecordTooLarge: It is over the limit of the wire (nearly 8 MiB).
+            BufferFull: Only under the policies "block" and "raise".
+            ProducerClosed: After `close()`.
+        """
+        outbox = self._outbox
+        return Receipt(outbox.epoch, outbox.accept(_upsert(record, occurred_at)))
+
+    def publish_many(self, records: Iterable[Record], *, occurred_at: datetime | None = None) -> list[Receipt]:
+        """
+        Accept many: like `publish` for each, but when one of them cannot be serialised none is accepted.
+
+        Under the policy "raise" they are accepted all or none.
+        """
+        outbox = self._outbox
+        events = [_upsert(record, occurred_at) for record in records]
+        return [Receipt(outbox.epoch, seq) for seq in outbox.accept_many(events)]
+
+    def delete(
+        self, record_class: type[Record], /, *key: Any, occurred_at: datetime | None = None, **named_key: Any
+    ) -> Receipt:
+        """
+        Accept the end of a record.
+
+            producer.delete(Invoice, "17")
+            producer.delete(Invoice, invoice_id="17")
+
+        Raises:
+            RecordError: The key is not one of this type, or the type is append-only.
+        """
+        outbox = self._outbox
+        data = key_json(record_class, key, named_key)
+        return Receipt(outbox.epoch, outbox.accept(_event(record_class, "delete", data, occurred_at)))
+
+    def flush(self, timeout_s: float = 10.0) -> bool:
+        """Send what was accepted so far without lingering, and wait. Whether the broker has confirmed all of it (but drops)."""
+        return self._outbox.flush(timeout_s)
+
+    def status(self) -> Status:
+        """How far this process's producer is. Cheap."""
+        return self._outbox.status()
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """
+        Send the rest, say that it was the last, and end. Closing twice is fine.
+
+        Args:
+            timeout_s: None takes `exit_deadline_s`. What is not confirmed by then is dropped, and counted.
+
+        Returns:
+            Whether everything was confirmed.
+        """
+        outbox = self._outbox
+        outbox.begin_close()
+        return outbox.finish_close(outbox.options.exit_deadline_s if timeout_s is None else timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Nobody can publish any more: let the thread send the rest and end. Not there when __init__ refused its arguments.
+        outbox = getattr(self, "_outbox", None)
+        if outbox is not None:
+            outbox.begin_close()
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError("a Producer cannot be pickled: create one in each process, or fork")
+
+    def renew(self) -> None:
+        """In a forked child, before anything else: start anew."""
+        parents = self._outbox
+        self._outbox = Outbox(parents.options, self._connect)
+        if parents.buffer.is_closing:
+            self._outbox.begin_close()
+        parents.leave_to_parent()
+
+
+def _upsert(record: Record, occurred_at: datetime | None) -> bytes:
+    try:
+        data = record.to_json()
+    except AttributeError:
+        raise TypeError(f"publish takes a Record, not {type(record).__name__}") from None
+    return _event(type(record), "upsert", data, occurred_at)
+
+
+def _event(record_class: type[Record], op: Op, data: bytes, occurred_at: datetime | None) -> bytes:
+    type_name = record_class.__record__.type
+    if len(data) > MAX_RECORD_BYTES:
+        raise RecordTooLarge(
+            f"{type_name}: {len(data)} bytes, over the limit of {MAX_RECORD_BYTES}; put the payload into object storage"
+        )
+    return encode_event(type_name, op, process_clock() if occurred_at is None else version_of(occurred_at), data)

@@ -1,0 +1,97 @@
+"""
+For services' own tests: a producer without a broker, and a look at what it published.
+
+    producer = MemoryProducer()
+    service(producer)
+    assert [event.data["invoice_id"] for event in producer.events] == ["17"]
+
+It is the real producer over a transport that keeps what it is given: policies, limits, errors and numbers are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock_producers.errors import TransportError
+from penstock_producers.producer import Producer
+from penstock_schemas.wire import Envelope, Op, event_id
+
+__all__ = ["MemoryProducer", "MemoryTransport", "PublishedEvent"]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedEvent:
+    """One event as the worker would read it."""
+
+    type: str
+    op: Op
+    version: int
+    data: dict[str, Any]
+    event_id: str
+    seq: int
+
+
+class MemoryTransport:
+    """
+    Keeps the envelopes it is given, in order.
+
+    Set `is_away` to have it refuse them, as a broker that is away does; what was refused comes again when it is back.
+    """
+
+    def __init__(self) -> None:
+        self.envelopes: list[Envelope] = []
+        self.is_away = False
+        self._lock = threading.Lock()
+
+    def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
+        for envelope in envelopes:
+            if self.is_away:
+                raise TransportError("the memory broker is away")
+            with self._lock:
+                self.envelopes.append(envelope)
+            on_confirmed(envelope)
+
+    def close(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        self.envelopes.clear()
+
+    def events(self) -> list[PublishedEvent]:
+        """Every event of every envelope."""
+        with self._lock:
+            return [event for envelope in self.envelopes for event in _events_of(envelope)]
+
+
+class MemoryProducer(Producer):
+    """
+    A `Producer` for tests; takes the same words, but no URL.
+
+    In a forked child it starts empty: what the child publishes is seen in the child only.
+    """
+
+    def __init__(self, *, name: str = "test", linger_s: float = 0.0, **options: Any) -> None:
+        self.transport = MemoryTransport()
+        super().__init__("memory://", name=name, linger_s=linger_s, connect=lambda: self.transport, **options)
+
+    @property
+    def events(self) -> list[PublishedEvent]:
+        """Everything published so far, in order; waits for what is still on its way, unless the transport is away."""
+        if not self.transport.is_away:
+            self.flush()
+        return self.transport.events()
+
+    def clear(self) -> None:
+        """Forget what was published so far."""
+        self.flush()
+        self.transport.envelopes.clear()
+
+
+def _events_of(envelope: Envelope) -> list[PublishedEvent]:
+    decoded = [json.loads(event) for event in envelope.events]
+    numbered = enumerate(decoded, start=envelope.seq)
+    return [PublishedEvent(**event, event_id=event_id(envelope.epoch, seq), seq=seq) for seq, event in numbered]

@@ -1,0 +1,82 @@
+"""The ways to a broker, one module each behind `Transport`; the URL's scheme chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from penstock_schemas.wire import Envelope
+
+__all__ = ["SCHEMES", "Transport", "check_url", "transport_for"]
+
+SCHEMES = ("redis", "rediss", "amqp", "amqps")
+
+
+class Transport(Protocol):
+    """
+    What the sender talks to. Used by one thread at a time; connects when it must, at the latest in `send`.
+
+    A disk spool is one more of these.
+    """
+
+    def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
+        """
+        Deliver envelopes in the order given.
+
+        Blocks, but never for ever. Calls `on_confirmed` for each one that the broker has taken over; what was not confirmed
+        when it raises is sent again later, so that a message may arrive twice.
+
+        Raises:
+            TransportError: Not all of them were confirmed. Other errors are treated the same.
+        """
+
+    def close(self) -> None:
+        """Say goodbye to the broker. May be used again afterwards."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's sockets without a word to the broker."""
+
+
+def transport_for(broker_url: str, queue: str, timeout_s: float) -> Transport:
+    """
+    The transport of a URL, not yet connected.
+
+    Raises:
+        ValueError: The URL cannot be right; the message says why, without the password.
+    """
+    check_url(broker_url)
+    if broker_url.startswith("redis"):
+        from penstock_producers.transports.redis import RedisTransport
+
+        return RedisTransport(broker_url, queue, timeout_s)
+    from penstock_producers.transports.amqp import AmqpTransport
+
+    return AmqpTransport(broker_url, queue, timeout_s)
+
+
+def check_url(broker_url: str) -> None:
+    """
+    Refuse what cannot be a broker's URL.
+
+    Raises:
+        ValueError: See `transport_for`.
+    """
+    scheme, separator, _ = str(broker_url).partition("://")
+    if not separator:
+        raise ValueError("broker_url must be a URL such as redis://host:6379/0 or amqp://user:password@host//")
+    if "cluster" in scheme:
+        raise ValueError(
+            f"{scheme}://: Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ"
+        )
+    if scheme not in SCHEMES:
+        raise ValueError(f"{scheme}://: the broker's URL must begin with {', '.join(f'{name}://' for name in SCHEMES)}")
+    try:
+        parts = urlsplit(broker_url)
+        port, path = parts.port, parts.path
+    except ValueError as exc:
+        raise ValueError(f"{scheme}://: the broker's URL has a wrong address or port: {exc}") from None
+    if port == 0:
+        raise ValueError(f"{scheme}://: the broker's URL has port 0")
+    if scheme.startswith("redis") and path.strip("/") and not path.strip("/").isdecimal():
+        raise ValueError(f"{scheme}://: {path.strip('/')!r} is no database of Redis, write a number such as /0")

@@ -1,0 +1,122 @@
+"""
+Redis and Valkey: a list in kombu's format, so that any kombu consumer reads it.
+
+| key                  | type | what                                   | expiry | written by                       |
+|----------------------|------|----------------------------------------|--------|----------------------------------|
+| the queue's name     | list | messages, oldest at the right end      | none   | producers (LPUSH), the worker    |
+
+One LPUSH carries all envelopes of a turn: it takes all of them or none, and its reply is the confirmation.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import redis
+from kombu.utils.url import parse_url
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from penstock_producers.errors import TransportError
+from penstock_schemas.wire import CONTENT_TYPE, Envelope
+
+__all__ = ["RedisTransport", "kombu_message"]
+
+#: Seconds of silence after which a connection is asked whether it lives before it is used.
+_HEALTH_CHECK_INTERVAL_S = 10
+
+
+class RedisTransport:
+    """See `Transport`. Opens the connection in the first `send`; redis-py opens a new one after every error."""
+
+    def __init__(self, broker_url: str, queue: str, timeout_s: float) -> None:
+        self._queue = queue
+        self._client = redis.Redis(**_connection_arguments(broker_url, timeout_s))
+        self._is_checked = False
+
+    def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
+        with _translated():
+            if not self._is_checked:
+                self._refuse_cluster()
+            self._client.lpush(self._queue, *(kombu_message(envelope, self._queue) for envelope in envelopes))
+        for envelope in envelopes:
+            on_confirmed(envelope)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def forget(self) -> None:
+        # redis-py sees the new process id and lets go of the parent's connections without shutting them down.
+        self._client.connection_pool.reset()
+
+    def _refuse_cluster(self) -> None:
+        try:
+            is_cluster = self._client.info("cluster").get("cluster_enabled")
+        except redis.ResponseError:
+            is_cluster = False  # this user may not ask; a cluster of several nodes answers LPUSH with MOVED
+        if is_cluster:
+            raise TransportError("Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ")
+        self._is_checked = True
+
+
+def kombu_message(envelope: Envelope, queue: str) -> bytes:
+    """
+    An envelope as kombu's virtual transports write it.
+
+    Source: `Channel.prepare_message` and `_inplace_augment_message` in kombu.transport.virtual.
+    """
+    head = {
+        "content-encoding": "binary",
+        "content-type": CONTENT_TYPE,
+        "headers": envelope.headers(),
+        "properties": {
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid4()),
+        },
+    }
+    # Base64 needs no escaping: joined as it is, it is not read once more for that.
+    return b'%b,"body":"%b"}' % (json.dumps(head).encode()[:-1], base64.b64encode(envelope.body()))
+
+
+def _connection_arguments(broker_url: str, timeout_s: float) -> dict[str, Any]:
+    """
+    Parsed by kombu, so that both sides read one URL alike.
+
+    Of its query only what configures TLS is used: the rest are options of kombu's consumers. No retries inside redis-py: the
+    sender tries again by itself, and knows how long it may take.
+    """
+    parts = parse_url(broker_url)
+    arguments: dict[str, Any] = {
+        "host": parts["hostname"] or "127.0.0.1",
+        "port": parts["port"] or 6379,
+        "db": int((parts["virtual_host"] or "0").strip("/") or 0),
+        "username": parts["userid"],
+        "password": parts["password"],
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": _HEALTH_CHECK_INTERVAL_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if parts["transport"] == "rediss":
+        arguments |= {"ssl": True, **parts.get("ssl", {})}
+    return arguments
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.RedisError, OSError) as exc:
+        text = str(exc)
+        if text.startswith("MOVED"):
+            text = "Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ"
+        raise TransportError(f"Redis: {text or type(exc).__name__}") from exc
