@@ -1,0 +1,92 @@
+"""
+The Celery application: `celery -A penstock_worker.app worker --pool prefork -Q penstock.maintenance`.
+
+The queue of events is not among its task queues: `IngestStep` consumes it, and two consumers of one queue would overwrite each
+other on kombu's Redis connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init
+
+from penstock_worker.ingest import failpoints
+from penstock_worker.ingest.step import IngestStep, add_queue_to_inspection
+from penstock_worker.ingest.tasks import register_tasks
+from penstock_worker.maintenance.tasks import beat_schedule, register_maintenance
+from penstock_worker.settings import Settings, load_settings
+
+__all__ = ["MAINTENANCE_QUEUE", "app", "create_app"]
+
+MAINTENANCE_QUEUE = "penstock.maintenance"
+
+
+def create_app(settings: Settings) -> Celery:
+    """
+    An application with the given settings.
+
+    Raises:
+        ConfigurationError: There is no broker to work with, or a failpoint is misspelt.
+    """
+    app = Celery("penstock", broker=settings.broker, set_as_current=False)
+    app.penstock_settings = settings
+    app.conf.update(
+        task_ignore_result=True,
+        task_default_queue=MAINTENANCE_QUEUE,
+        worker_pool="prefork",
+        worker_concurrency=settings.concurrency,
+        worker_send_task_events=True,
+        # Connections come back by themselves, also at start and after a 406 (celery#6760).
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        broker_transport_options=_transport_options(settings),
+        # A dead child is noticed at once: there is no result backend for which to wait.
+        worker_lost_wait=0.1,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_prefetch_count_reduction=False,
+        worker_hijack_root_logger=True,
+        worker_redirect_stdouts=False,
+        # Control commands are answered soon or never: no queue of them outlives its worker by much.
+        control_queue_expires=60.0,
+        event_queue_expires=60.0,
+        beat_schedule=beat_schedule(),
+        beat_schedule_filename=str(settings.schedule_file),
+    )
+    app.steps["consumer"].add(IngestStep)
+    register_tasks(app, settings)
+    register_maintenance(app, settings)
+    add_queue_to_inspection()
+    failpoints.configure(settings.failpoints)
+    return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    """Timeouts, so that a frozen broker is noticed and not waited for for ever."""
+    if settings.broker.startswith("redis"):
+        return {
+            "socket_timeout": 30,
+            "socket_connect_timeout": settings.connect_timeout_s,
+            "socket_keepalive": True,
+            "health_check_interval": 15,
+            "visibility_timeout": 3600,
+        }
+    return {"read_timeout": 60, "write_timeout": 60, "confirm_publish": True}
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]  # celery has no types
+def _quiet_child(**_kwargs: Any) -> None:
+    """A child logs what concerns it; a line per batch from Celery would say what Flower shows."""
+    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+
+
+def __getattr__(name: str) -> Celery:
+    """`app`, made when first asked for: importing this module reads no settings."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = app = create_app(load_settings())
+    return app

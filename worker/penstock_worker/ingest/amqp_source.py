@@ -1,0 +1,240 @@
+"""
+Events from RabbitMQ, over a connection of its own.
+
+Its own, because reading is how this source is slowed down: with no room left, nothing is read, TCP holds the broker back, and
+the worker's control commands go on over the other connection. A prefetch in messages cannot bound bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from kombu import Connection
+from kombu.asynchronous.hub import Hub
+from kombu.asynchronous.timer import Timer
+
+from penstock_schemas.topology import queues
+from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.source import Deliver, Delivery
+from penstock_worker.settings import Settings
+
+__all__ = ["AckWindow", "AmqpSource"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between heartbeats that are promised to the broker; sent twice as often.
+HEARTBEAT_S = 60
+#: Messages read in one turn of the loop, so that others get theirs.
+READS_PER_TURN = 500
+
+
+class Tag(NamedTuple):
+    """A delivery tag holds on its channel only."""
+
+    channel: Any
+    number: int
+
+
+class AckWindow:
+    """
+    Which delivery tags are open, in the order of delivery, so that one `ack(multiple)` can stand for many.
+
+    It acknowledges everything below it, so it may go only as far as all older deliveries are finished.
+    """
+
+    def __init__(self) -> None:
+        self._open: deque[int] = deque()
+        self._done: dict[int, bool] = {}
+
+    def deliver(self, number: int) -> None:
+        """A delivery came."""
+        self._open.append(number)
+
+    def finish(self, numbers: Iterable[int], *, needs_ack: bool = True) -> int | None:
+        """
+        Deliveries are done; those that were rejected need no ack.
+
+        Returns:
+            The tag up to which everything may now be acknowledged. It is one that needs its ack: the broker closes the channel
+            for an ack of a tag that is settled.
+        """
+        self._done.update(dict.fromkeys(numbers, needs_ack))
+        watermark = None
+        while self._open and self._open[0] in self._done:
+            number = self._open.popleft()
+            if self._done.pop(number):
+                watermark = number
+        return watermark
+
+
+class AmqpSource:
+    """
+    The `Source` over a quorum queue.
+
+    Args:
+        settings: Broker, queue and prefetch.
+        timer: The worker's timer.
+        hub: The worker's event loop.
+    """
+
+    name = "rabbitmq"
+
+    def __init__(self, settings: Settings, timer: Timer, hub: Hub) -> None:
+        self._settings, self._timer, self._hub = settings, timer, hub
+        self._connection: Any = None
+        self._channel: Any = None
+        self._window = AckWindow()
+        self._arrived: list[Delivery] = []
+        self._consumers: list[str] = []
+        self._is_open = self._is_reading = False
+        self._heartbeat: Any = None
+
+    def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
+        """See `Source`."""
+        self._deliver, self._has_room = deliver, has_room
+        self._connection = Connection(
+            self._settings.broker,
+            heartbeat=HEARTBEAT_S,
+            connect_timeout=self._settings.connect_timeout_s,
+            transport_options={"read_timeout": HEARTBEAT_S, "write_timeout": HEARTBEAT_S},
+        )
+        self._connection.connect()
+        self._channel = self._connection.channel()
+        self._channel.auto_decode = False
+        self._window = AckWindow()
+        for name, arguments in queues(self._settings.queue).items():
+            self._channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+        self._channel.basic_qos(0, self._settings.prefetch_messages, False)
+        self._heartbeat = self._timer.call_repeatedly(HEARTBEAT_S / 4, self._beat)
+        self.resume()
+
+    def wake(self) -> None:
+        """See `Source`."""
+        if self._is_open and not self._is_reading and self._has_room():
+            self._read_on()
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Source`."""
+        self._settle(self._window.finish(self._current(deliveries)))
+
+    def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
+        """See `Source`. RabbitMQ counts every return (`x-delivery-count`), so suspects need no mark."""
+        del is_suspect
+        numbers = self._current(deliveries)
+        for number in numbers:
+            self._channel.basic_reject(number, requeue=True)
+        self._settle(self._window.finish(numbers, needs_ack=False))
+
+    def pause(self) -> None:
+        """See `Source`. What the broker sent before it heard of it goes straight back."""
+        self._is_open = False
+        for consumer in self._consumers:
+            self._channel.basic_cancel(consumer)
+        self._consumers = []
+        self._stop_reading()
+        arrived, self._arrived = self._arrived, []
+        self.give_back(arrived)
+
+    def resume(self) -> None:
+        """See `Source`."""
+        self._is_open = True
+        for name in queues(self._settings.queue):
+            self._consumers.append(self._channel.basic_consume(name, callback=self._on_message))
+        self._read_on()
+
+    def depth(self) -> int | None:
+        """See `Source`."""
+        if not self._is_open:
+            return None
+        declared = self._channel.queue_declare(self._settings.queue, passive=True)
+        return int(declared.message_count)
+
+    def stop(self) -> None:
+        """See `Source`."""
+        if self._channel is not None and self._is_open:
+            self.pause()
+
+    def close(self) -> None:
+        """See `Source`. Closing the channel gives back whatever is not acknowledged."""
+        self._stop_reading()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def _settle(self, watermark: int | None) -> None:
+        if watermark is not None:
+            self._channel.basic_ack(watermark, multiple=True)
+
+    def _current(self, deliveries: Sequence[Delivery]) -> list[int]:
+        """The tags that this channel still knows; the others are the broker's again."""
+        return [delivery.tag.number for delivery in deliveries if delivery.tag.channel is self._channel]
+
+    def _read_on(self) -> None:
+        self._is_reading = True
+        self._hub.add_reader(self._connection.connection.sock, self._on_readable)
+        self._hub.call_soon(self._on_readable)  # what py-amqp has buffered makes no socket readable
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._hub.remove_reader(self._connection.connection.sock)
+
+    def _on_readable(self) -> None:
+        """Read what is there, as long as there is room for it."""
+        if not self._is_reading:
+            return
+        for _ in range(READS_PER_TURN):
+            try:
+                self._connection.drain_events(timeout=0)
+            except (TimeoutError, BlockingIOError):
+                self._hand_over()
+                return
+            if len(self._arrived) >= READS_PER_TURN // 10:
+                self._hand_over()
+            if not self._has_room():
+                self._hand_over()
+                self._stop_reading()
+                return
+        self._hand_over()
+        self._hub.call_soon(self._on_readable)
+
+    def _hand_over(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._deliver(arrived)
+
+    def _on_message(self, message: Any) -> None:
+        number = message.delivery_info["delivery_tag"]
+        self._window.deliver(number)
+        headers = dict(message.headers or {})
+        body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+        count = headers.get("count")
+        delivery = Delivery(
+            RawMessage(body, message.properties.get("content_type"), headers),
+            Tag(self._channel, number),
+            count if isinstance(count, int) else 1,
+            _redeliveries(message, headers),
+        )
+        if self._is_open:
+            self._arrived.append(delivery)
+        else:
+            self.give_back([delivery])
+
+    def _beat(self) -> None:
+        """Keep the connection alive. While nothing is read, nothing of the broker's is missed either."""
+        if self._is_reading:
+            self._connection.heartbeat_check()
+        else:
+            self._connection.connection.send_heartbeat()
+
+
+def _redeliveries(message: Any, headers: dict[str, Any]) -> int:
+    """How often the message came back: a quorum queue counts, others only say that it did."""
+    count = headers.get("x-delivery-count")
+    return count if isinstance(count, int) else int(bool(message.delivery_info.get("redelivered")))

@@ -1,0 +1,274 @@
+r"""
+From messages to events.
+
+A good message is validated in one call. One in which anything is wrong is taken apart: its head is read alone and each event's
+bytes alone, so that a broken event harms no neighbour. What cannot be read at all gets its outcome from the headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from penstock_schemas.record import RecordType
+from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, VERSION, event_id_prefix
+from penstock_worker.ingest.cloudevents import CLOUDEVENTS_TYPES, read_cloudevents
+from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, unwrap
+from penstock_worker.ingest.outcome import Outcome, Verdict
+from penstock_worker.ingest.validate import Validators
+
+__all__ = ["Decoded", "Refused", "decode", "refuse_whole", "split_events"]
+
+
+@dataclass(slots=True)
+class Refused:
+    """Events that could not be read: `count` of them from `first` in the envelope. `payload` is all there is of them."""
+
+    envelope: Envelope
+    first: int
+    count: int
+    payload: bytes
+    verdict: Verdict
+    hints: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What came out of a batch of messages: every event is either in `events` or in `refused`."""
+
+    envelopes: list[Envelope] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+def decode(raws: Iterable[RawMessage], validators: Validators) -> Decoded:
+    """Read messages; nothing that is in them can raise."""
+    decoded = Decoded()
+    for raw in raws:
+        message = unwrap(raw)
+        if message is None:
+            message = Message(raw.body)
+            refuse_whole(decoded, message, Verdict(Outcome.DEAD, "not_a_message", "the wrapping is not kombu's JSON"))
+        elif len(message.body) > MAX_MESSAGE_BYTES:
+            detail = f"{len(message.body)} bytes, the limit is {MAX_MESSAGE_BYTES}"
+            refuse_whole(decoded, message, Verdict(Outcome.DEAD, "message_too_large", detail))
+        elif message.content_type.partition(";")[0].strip() in CLOUDEVENTS_TYPES:
+            _decode_cloudevents(message, validators, decoded)
+        elif b"\\u0000" in message.body or not _decode_whole(message, validators, decoded):
+            _decode_apart(message, validators, decoded)
+    return decoded
+
+
+def _decode_whole(message: Message, validators: Validators, decoded: Decoded) -> bool:
+    """The way of every good message; False if anything is wrong with it."""
+    try:
+        content = validators.envelope.validate_json(message.body)
+    except ValidationError:
+        return False
+    contents = content["events"]
+    if len(contents) > MAX_EVENTS_PER_MESSAGE:
+        return False
+    envelope = _envelope(message, content, len(contents))
+    registry, seq, prefix = validators.registry, envelope.seq, event_id_prefix(content["epoch"])
+    decoded.envelopes.append(envelope)
+    decoded.events += [
+        _event(registry[event["type"]], event, f"{prefix}{seq + index:012x}", envelope, index)
+        for index, event in enumerate(contents)
+    ]
+    return True
+
+
+def _envelope(message: Message, head: dict[str, Any], count: int) -> Envelope:
+    dropped = head.get("dropped") or []
+    return Envelope(message, head["producer"], head["epoch"], head["seq"], count, head.get("closed", False), dropped)
+
+
+def _event(record: RecordType, content: dict[str, Any], event_id: str, envelope: Envelope, index: int) -> Event:
+    data = content["data"]
+    if record.declaration.append_only:
+        for name in record.key:
+            if name not in data:  # an append-only record without an id takes its event's
+                data[name] = UUID(event_id)
+    return Event(record, content["op"] == "delete", content["version"], event_id, data, envelope, index)
+
+
+def _decode_apart(message: Message, validators: Validators, decoded: Decoded) -> None:
+    parts = split_events(message.body)
+    if parts is None:
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "not_json", _why_not_json(message.body)))
+        return
+    head_bytes, pieces = parts
+    try:
+        head = from_json(head_bytes)
+        if isinstance(head, dict) and head.get("v") != VERSION and isinstance(head.get("v"), int):
+            detail = f"envelope version {head['v']}, this worker reads {VERSION}: update the workers"
+            refuse_whole(decoded, message, Verdict(Outcome.HELD, "unknown_envelope_version", detail))
+            return
+        head = validators.head.validate_python(head)
+    except ValidationError as exc:
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "invalid_envelope", _first_error(exc)))
+        return
+    except ValueError as exc:
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "not_json", str(exc)))
+        return
+    if len(pieces) > MAX_EVENTS_PER_MESSAGE:
+        detail = f"{len(pieces)} events, the limit is {MAX_EVENTS_PER_MESSAGE}"
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "too_many_events", detail))
+        return
+    envelope = _envelope(message, head, len(pieces))
+    decoded.envelopes.append(envelope)
+    prefix = event_id_prefix(head["epoch"])
+    for index, piece in enumerate(pieces):
+        read_event(piece, index, f"{prefix}{envelope.seq + index:012x}", envelope, validators, decoded)
+
+
+def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, validators: Validators, decoded: Decoded) -> None:
+    """Read the bytes of one event into `decoded`, as an event or as refused."""
+    try:
+        content = validators.event.validate_json(piece)
+    except ValidationError as exc:
+        hints = _hints(piece)
+        decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, hints), hints))
+        return
+    if b"\\u0000" in piece and _has_nul(content["data"]):
+        verdict = Verdict(Outcome.DEAD, "nul_character", "a text holds a NUL character, which PostgreSQL cannot store")
+        decoded.refused.append(Refused(envelope, index, 1, piece, verdict, _hints(piece)))
+        return
+    decoded.events.append(_event(validators.registry[content["type"]], content, event_id, envelope, index))
+
+
+def _decode_cloudevents(message: Message, validators: Validators, decoded: Decoded) -> None:
+    envelope = Envelope(message)
+    decoded.envelopes.append(envelope)
+    try:
+        readings = read_cloudevents(message)
+    except ValueError as exc:
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "invalid_cloudevent", str(exc)))
+        return
+    envelope.count = len(readings)
+    envelope.producer = readings[0].source if readings else None
+    for index, reading in enumerate(readings):
+        read_event(reading.event, index, reading.id, envelope, validators, decoded)
+
+
+def refuse_whole(decoded: Decoded, message: Message, verdict: Verdict) -> None:
+    """Refuse a whole message, accounting for what its headers say was in it."""
+    envelope = _envelope_of_headers(message)
+    decoded.envelopes.append(envelope)
+    decoded.refused.append(Refused(envelope, 0, max(envelope.count, 1), message.body, verdict))
+
+
+def _envelope_of_headers(message: Message) -> Envelope:
+    headers = message.headers
+    try:
+        epoch, seq, count = UUID(str(headers["epoch"])), int(headers["seq"]), int(headers["count"])
+    except (LookupError, ValueError, TypeError):
+        return Envelope(message)
+    if not (0 <= seq < 2**48 and 0 <= count <= MAX_EVENTS_PER_MESSAGE):
+        return Envelope(message)
+    return Envelope(message, str(headers.get("producer", ""))[:200], epoch, seq, count)
+
+
+def _why_invalid(exc: ValidationError, hints: dict[str, Any]) -> Verdict:
+    error = exc.errors(include_url=False, include_input=False)[0]
+    if error["type"] == "union_tag_invalid" and error.get("ctx", {}).get("discriminator") == "'type'":
+        return Verdict(Outcome.HELD, "unknown_type", f"no record type {hints.get('type')!r} is installed in this worker")
+    if error["type"] == "literal_error" and error["loc"][-1:] == ("type",):
+        return Verdict(Outcome.HELD, "unknown_type", f"no record type {hints.get('type')!r} is installed in this worker")
+    if error["type"] == "json_invalid":
+        return Verdict(Outcome.DEAD, "not_json", error["msg"])
+    names = [str(part) for part in error["loc"]]
+    column = names[names.index("data") + 1] if "data" in names[:-1] else None
+    return Verdict(Outcome.DEAD, "invalid", _first_error(exc), column=column)
+
+
+def _first_error(exc: ValidationError) -> str:
+    error = exc.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+
+
+def _why_not_json(body: bytes) -> str:
+    try:
+        from_json(body)
+    except ValueError as exc:
+        return str(exc)
+    return "the envelope has no list of events"
+
+
+def _hints(piece: bytes) -> dict[str, Any]:
+    """What a dead letter may say about an event that did not validate."""
+    try:
+        content = from_json(piece)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    hints: dict[str, Any] = {name: content[name] for name in ("type", "op") if isinstance(content.get(name), str)}
+    version = content.get("version")
+    if isinstance(version, int) and 0 <= version < 2**63:
+        hints["version"] = version
+    return hints
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, dict):
+        return any(_has_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return False
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]', re.DOTALL)
+
+
+def split_events(body: bytes) -> tuple[bytes, list[bytes]] | None:
+    """
+    Cut an envelope into its head, with an empty list of events, and the bytes of each event, without reading any.
+
+    A number of a million digits or a thousand nested lists in one event thus stop nobody else. None if the outline is not
+    that of an envelope: brackets that do not close, or no list under the key "events".
+    """
+    span = _events_span(body)
+    if span is None:
+        return None
+    start, end, commas = span
+    cuts = [start, *(comma + 1 for comma in commas)]
+    ends = [*commas, end]
+    pieces = [body[cut:stop].strip() for cut, stop in zip(cuts, ends, strict=True)]
+    return body[:start] + body[end:], pieces if any(pieces) else []
+
+
+def _events_span(body: bytes) -> tuple[int, int, list[int]] | None:
+    """Where the list of events begins and ends, and the commas between its elements."""
+    depth, start, key = 0, None, b""
+    commas: list[int] = []
+    found: tuple[int, int, list[int]] | None = None
+    for token, at in _tokens(body):
+        if token in b"[{":
+            depth += 1
+            if depth == 2 and token == b"[" and key == b'"events"' and found is None:
+                start = at + 1
+        elif token in b"]}":
+            depth -= 1
+            if depth == 1 and start is not None:
+                found, start = (start, at, commas), None
+        elif token == b"," and depth == 2 and start is not None:
+            commas.append(at)
+        elif depth == 1 and token[:1] == b'"':
+            key = token
+        elif depth == 1 and token == b",":
+            key = b""
+    return found if depth == 0 else None
+
+
+def _tokens(body: bytes) -> Iterator[tuple[bytes, int]]:
+    for match in _TOKEN.finditer(body):
+        yield match[0], match.start()

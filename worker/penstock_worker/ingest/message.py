@@ -1,0 +1,107 @@
+"""What the pool child works on: messages as they came, envelopes and events as they were read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pydantic_core import from_json
+
+from penstock_schemas.record import RecordType
+from penstock_worker.ingest.outcome import Outcome, Verdict
+
+__all__ = ["Envelope", "Event", "Message", "RawMessage", "unwrap"]
+
+Stamp = tuple[int, str]
+
+
+class RawMessage(NamedTuple):
+    """
+    A message as the main process got it, undecoded, and as it is pickled for the child.
+
+    On Redis `body` is kombu's whole JSON wrapper and the rest is empty; on RabbitMQ `body` is the body.
+    """
+
+    body: bytes
+    content_type: str | None = None
+    headers: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Message:
+    """A message without its broker's wrapping."""
+
+    body: bytes
+    content_type: str = ""
+    headers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> UUID:
+        """Names the message by what it says, so that every redelivery has the same name."""
+        digest = hashlib.blake2b(self.body, digest_size=16)
+        digest.update(repr([self.headers.get(name) for name in ("epoch", "seq")]).encode())
+        return UUID(bytes=digest.digest(), version=8)
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What is known of a message's sender. `epoch` is None for foreign producers: they have no ledger."""
+
+    message: Message
+    producer: str | None = None
+    epoch: UUID | None = None
+    seq: int = 0
+    count: int = 0
+    is_closed: bool = False
+    dropped: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Event:
+    """
+    One event on its way to an outcome.
+
+    `data` holds validated values by field name. `index` is its place in the envelope, by which a dead letter finds its bytes.
+    """
+
+    record: RecordType
+    is_delete: bool
+    version: int
+    id: str
+    data: dict[str, Any]
+    envelope: Envelope
+    index: int
+    outcome: Outcome = Outcome.STORED
+    verdict: Verdict | None = None
+    #: The values of the primary key.
+    key: tuple[Any, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = tuple([self.data[name] for name in self.record.key])
+
+    @property
+    def stamp(self) -> Stamp:
+        """What events are ordered by."""
+        return (self.version, self.id)
+
+    def end(self, verdict: Verdict) -> None:
+        """Give the event an outcome that keeps it out of its table."""
+        self.outcome, self.verdict = verdict.outcome, verdict
+
+
+def unwrap(raw: RawMessage) -> Message | None:
+    """Take kombu's Redis wrapping off; None if it is not what kombu writes."""
+    if raw.headers is not None:
+        return Message(raw.body, raw.content_type or "", raw.headers)
+    try:
+        wrapper = from_json(raw.body)
+        body, properties = wrapper["body"], wrapper.get("properties", {})
+        is_base64 = properties.get("body_encoding") == "base64"
+        content = base64.b64decode(body, validate=True) if is_base64 else body.encode()
+        return Message(content, wrapper.get("content-type") or "", wrapper.get("headers") or {})
+    except (ValueError, LookupError, TypeError, AttributeError, binascii.Error):
+        return None

@@ -1,0 +1,275 @@
+"""
+Events from a Redis or Valkey list, as kombu publishers write it.
+
+| key                     | type | meaning                                                   | who writes            | expiry |
+|-------------------------|------|-----------------------------------------------------------|-----------------------|--------|
+| QUEUE                   | list | waiting messages, kombu's JSON; new ones on the left      | producers, give back  | none   |
+| QUEUE:leases            | zset | tag -> when its lease ends, ms of the server's clock      | workers               | none   |
+| QUEUE:leased            | hash | tag -> message in a worker's hands                        | workers               | none   |
+| QUEUE:redelivered       | hash | sha1 of a message -> how often its lease ran out          | workers               | a day  |
+
+Why not kombu's own consumer: it needs three round trips a message, and a message is lost when the worker dies between taking
+it and noting that it did. Here one script does both for many. Why not kombu's `unacked` keys: every kombu consumer of the same
+server sweeps those by its own clock and its own timeout, and the shortest of them wins.
+
+Order inside the scripts matters when the server is full: Redis refuses a script whose FIRST write may need memory. So each
+begins with a write that frees some, and workers go on draining a full server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from kombu.asynchronous.timer import Timer
+
+from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.source import Deliver, Delivery
+from penstock_worker.settings import Settings
+
+__all__ = ["RedisSource"]
+
+logger = logging.getLogger(__name__)
+
+#: Messages and bytes of one pop: small enough that the loop turns often, large enough that round trips do not count.
+POP_MESSAGES = 1_000
+POP_BYTES = 4 * 1024 * 1024
+#: Seconds between two looks at an empty queue: it doubles from the first to the last.
+IDLE_S = (0.001, 0.05)
+#: Tags in one call of ack, renew or give back; Redis is blocked meanwhile.
+TAGS_PER_CALL = 1_000
+_SOCKET_TIMEOUT_S = 10
+
+_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) "
+
+# KEYS queue, leases, leased, redelivered. ARGV messages, bytes, tag prefix, lease in ms. Returns {message, redeliveries, ...}.
+_POP = (
+    _NOW
+    + """
+local taken, size, out = 0, 0, {}
+local has_suspects = redis.call('EXISTS', KEYS[4]) == 1
+while taken < tonumber(ARGV[1]) and size < tonumber(ARGV[2]) do
+    local message = redis.call('RPOP', KEYS[1])
+    if not message then break end
+    taken, size = taken + 1, size + #message
+    local tag = ARGV[3] .. taken
+    redis.call('HSET', KEYS[3], tag, message)
+    redis.call('ZADD', KEYS[2], now + ARGV[4], tag)
+    out[#out + 1] = message
+    local times = has_suspects and redis.call('HGET', KEYS[4], redis.sha1hex(message))
+    out[#out + 1] = times and tonumber(times) or 0
+end
+return out
+"""
+)
+
+# KEYS as above. ARGV tags.
+_ACK = """
+local has_suspects = redis.call('EXISTS', KEYS[4]) == 1
+for _, tag in ipairs(ARGV) do
+    redis.call('ZREM', KEYS[2], tag)
+    if has_suspects then
+        local message = redis.call('HGET', KEYS[3], tag)
+        if message then redis.call('HDEL', KEYS[4], redis.sha1hex(message)) end
+    end
+    redis.call('HDEL', KEYS[3], tag)
+end
+"""
+
+# KEYS as above. ARGV "1" if suspect, tags. The first tag ends up at the head of the queue.
+_GIVE_BACK = """
+for i = #ARGV, 2, -1 do
+    redis.call('ZREM', KEYS[2], ARGV[i])
+    local message = redis.call('HGET', KEYS[3], ARGV[i])
+    if message then
+        redis.call('RPUSH', KEYS[1], message)
+        redis.call('HDEL', KEYS[3], ARGV[i])
+        if ARGV[1] == '1' then
+            redis.call('HINCRBY', KEYS[4], redis.sha1hex(message), 1)
+            redis.call('EXPIRE', KEYS[4], 86400)
+        end
+    end
+end
+"""
+
+# KEYS as above. ARGV lease in ms, tags.
+_RENEW = (
+    _NOW
+    + """
+redis.call('HDEL', KEYS[3], '')
+for i = 2, #ARGV do redis.call('ZADD', KEYS[2], 'XX', now + ARGV[1], ARGV[i]) end
+"""
+)
+
+# KEYS as above. ARGV how many at most. Returns how many leases had run out.
+_RESTORE = (
+    _NOW
+    + """
+local tags = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, tag in ipairs(tags) do
+    redis.call('ZREM', KEYS[2], tag)
+    local message = redis.call('HGET', KEYS[3], tag)
+    if message then
+        redis.call('RPUSH', KEYS[1], message)
+        redis.call('HDEL', KEYS[3], tag)
+        redis.call('HINCRBY', KEYS[4], redis.sha1hex(message), 1)
+        redis.call('EXPIRE', KEYS[4], 86400)
+    end
+end
+return #tags
+"""
+)
+
+
+class RedisSource:
+    """
+    The `Source` over a Redis list.
+
+    Args:
+        settings: Broker, queue and lease.
+        timer: The worker's timer.
+        owner: Begins this worker's tags; unique among workers.
+    """
+
+    name = "redis"
+
+    def __init__(self, settings: Settings, timer: Timer, owner: str) -> None:
+        self._client = redis.Redis.from_url(
+            settings.broker,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=settings.connect_timeout_s,
+            socket_keepalive=True,
+            health_check_interval=15,
+        )
+        queue = settings.queue
+        self._keys = (queue, f"{queue}:leases", f"{queue}:leased", f"{queue}:redelivered")
+        self._scripts = {name: self._client.register_script(text) for name, text in _SCRIPTS.items()}
+        self._timer, self._owner, self._lease_s = timer, owner, settings.lease_s
+        self._held: set[str] = set()
+        self._late_acks: list[str] = []
+        self._pops = 0
+        self._idle_s = IDLE_S[0]
+        self._timers: list[Any] = []
+        self._next_poll: Any = None
+        self._is_open = False
+
+    def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
+        """See `Source`."""
+        self._deliver, self._has_room = deliver, has_room
+        self._client.ping()
+        self._timers = [
+            self._timer.call_repeatedly(self._lease_s / 3, self._renew),
+            self._timer.call_repeatedly(self._lease_s / 3, self._restore),
+        ]
+        self._is_open = True
+        self._restore()
+        self._poll_in(0)
+
+    def wake(self) -> None:
+        """See `Source`."""
+        if self._is_open and self._next_poll is None:
+            self._poll_in(0)
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Source`. An ack that does not get through is kept and sent later: it is true whenever it arrives."""
+        self._late_acks += [delivery.tag for delivery in deliveries]
+        self._send_acks()
+
+    def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
+        """See `Source`."""
+        tags = [delivery.tag for delivery in deliveries]
+        self._held.difference_update(tags)
+        for start in range(0, len(tags), TAGS_PER_CALL):
+            self._call("give_back", int(is_suspect), *tags[start : start + TAGS_PER_CALL])
+
+    def pause(self) -> None:
+        """See `Source`."""
+        self._is_open = False
+        self._cancel_poll()
+
+    def resume(self) -> None:
+        """See `Source`."""
+        self._is_open = True
+        self.wake()
+
+    def depth(self) -> int | None:
+        """See `Source`."""
+        return int(self._client.llen(self._keys[0]))
+
+    def stop(self) -> None:
+        """See `Source`. Leases are renewed until `close`, for batches that are still being written."""
+        self.pause()
+
+    def close(self) -> None:
+        """See `Source`."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+        self._client.close()
+
+    def _poll_in(self, seconds: float) -> None:
+        self._next_poll = self._timer.call_after(seconds, self._poll)
+
+    def _cancel_poll(self) -> None:
+        if self._next_poll is not None:
+            self._next_poll.cancel()
+            self._next_poll = None
+
+    def _poll(self) -> None:
+        """One pop; the next one at once if something came, later if not, and by `wake` if there is no room."""
+        self._next_poll = None
+        if not self._is_open or not self._has_room():
+            return
+        self._send_acks()
+        deliveries = self._pop()
+        self._idle_s = IDLE_S[0] if deliveries else min(self._idle_s * 2, IDLE_S[1])
+        if deliveries:
+            self._deliver(deliveries)
+        if self._is_open:
+            self._poll_in(0 if deliveries else self._idle_s)
+
+    def _pop(self) -> list[Delivery]:
+        self._pops += 1
+        prefix = f"{self._owner}:{self._pops}:"
+        found = self._call("pop", POP_MESSAGES, POP_BYTES, prefix, int(self._lease_s * 1000))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        deliveries = [
+            Delivery(RawMessage(body), f"{prefix}{place}", _count_hint(body), int(times))
+            for place, (body, times) in enumerate(pairs, start=1)
+        ]
+        self._held.update(delivery.tag for delivery in deliveries)
+        return deliveries
+
+    def _send_acks(self) -> None:
+        while self._late_acks:
+            tags = self._late_acks[:TAGS_PER_CALL]
+            self._call("ack", *tags)
+            del self._late_acks[: len(tags)]
+            self._held.difference_update(tags)
+
+    def _renew(self) -> None:
+        tags = list(self._held)
+        for start in range(0, len(tags), TAGS_PER_CALL):
+            self._call("renew", int(self._lease_s * 1000), *tags[start : start + TAGS_PER_CALL])
+
+    def _restore(self) -> None:
+        count = self._call("restore", TAGS_PER_CALL)
+        if count:
+            logger.warning("%d messages of workers that died went back into the queue", count, extra={"action": "restored"})
+
+    def _call(self, script: str, *args: str | int) -> Any:
+        return self._scripts[script](keys=self._keys, args=args)
+
+
+_SCRIPTS = {"pop": _POP, "ack": _ACK, "give_back": _GIVE_BACK, "renew": _RENEW, "restore": _RESTORE}
+
+
+def _count_hint(wrapper: bytes) -> int:
+    """The header `count`, looked for from the end, where kombu puts the headers; 1 where there is none."""
+    at = wrapper.rfind(b'"count": ')
+    if at < 0:
+        return 1
+    digits = wrapper[at + 9 : at + 16].partition(b",")[0].partition(b"}")[0]
+    return int(digits) if digits.isdigit() else 1

@@ -1,0 +1,322 @@
+"""
+The ingest step of the worker: deliveries in, batches to the pool, outcomes back to the broker.
+
+It runs in the worker's main process, in its event loop, and never decodes a message or talks to the database.
+
+    source --deliver--> Buffer --rows | bytes | age--> ready --a child is free--> penstock.write_batch
+       ^                                                                               |
+       +------ ack | give back as fresh | split in halves | pause and probe <----------+
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.worker.control import control_command
+from kombu.utils.uuid import uuid
+
+from penstock_worker.ingest import failpoints
+from penstock_worker.ingest.amqp_source import AmqpSource
+from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
+from penstock_worker.ingest.redis_source import RedisSource
+from penstock_worker.ingest.request import Submitter
+from penstock_worker.ingest.source import Delivery, Source
+from penstock_worker.settings import Settings
+
+__all__ = ["IngestStep"]
+
+logger = logging.getLogger(__name__)
+
+
+class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Consumes the queue of events; see the module."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    name = "penstock-ingest"
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        self.consumer = c
+        self.settings: Settings = c.app.penstock_settings
+        self.buffer = Buffer(Limits(self.settings.batch_max_events, self.settings.batch_max_bytes))
+        self.ready: deque[Batch] = deque()
+        self.in_flight: set[_InFlight] = set()
+        self.is_paused = self.is_stopping = False
+        self._source: Source | None = None
+        self._age_timer: Any = None
+        self._probe_timer: Any = None
+        self._is_due = False
+        c.ingest_step = self
+
+    # -- Celery's calls ------------------------------------------------------------------------------------------------------
+
+    def start(self, c: Any) -> None:
+        """Connect. Also after a lost connection: batches of the time before may still be running."""
+        if type(c.pool).__module__ != "celery.concurrency.prefork":
+            logger.critical("penstock needs the prefork pool: start the worker with --pool prefork")
+            raise WorkerShutdown(2)
+        self.is_stopping = False
+        self._writes = Submitter(c, c.app.tasks["penstock.write_batch"])
+        self._probes = Submitter(c, c.app.tasks["penstock.probe"])
+        if self._source is None:
+            self._source = _source(self.settings, c)
+        # Not at once: deliveries may come before the pool is registered with the event loop.
+        c.call_soon(self._consume)
+
+    def stop(self, c: Any) -> None:
+        """
+        Take no more and return what has not been handed to the pool; what has will be finished and acknowledged.
+
+        Called at a lost connection too, when returning may fail: then the broker takes back by itself.
+        """
+        self.is_stopping = True
+        self._cancel_timers()
+        if self._source is not None:
+            try:
+                self._source.stop()
+                self._return_waiting()
+            except (*c.connection_errors, *c.channel_errors) as exc:
+                logger.info("the broker is away, it takes back what waits here: %s", exc)
+                self._forget_waiting()
+                self._source.close()
+            self.is_paused = False
+
+    def shutdown(self, c: Any) -> None:
+        """Disconnect, when the pool has drained."""
+        self._cancel_timers()
+        if self._source is not None:
+            try:
+                self._source.close()
+            except (*c.connection_errors, *c.channel_errors) as exc:
+                logger.info("the broker was away at the end: %s", exc)
+            self._source = None
+
+    def info(self, c: Any) -> dict[str, Any]:
+        """Shown by `inspect stats`."""
+        del c
+        return {"penstock": self.state()}
+
+    def state(self) -> dict[str, Any]:
+        """What the step holds."""
+        return {
+            "queue": self.settings.queue,
+            "is_paused": self.is_paused,
+            "buffered_bytes": self.buffer.size,
+            "ready_batches": len(self.ready),
+            "running_batches": len(self.in_flight),
+        }
+
+    # -- deliveries to batches -----------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> Source:
+        """The broker's side; there is one from the first start on."""
+        assert self._source is not None, "the step has been started"
+        return self._source
+
+    def _consume(self) -> None:
+        self.source.start(self._receive, self._has_room)
+        if self.is_paused:
+            self.source.pause()
+
+    def _has_room(self) -> bool:
+        """Whether more may come: as many batches ready as can run, and bytes within bounds."""
+        held = self.buffer.size + sum(batch.size for batch in self.ready) + sum(flight.size for flight in self.in_flight)
+        return not self.is_paused and len(self.ready) < self.settings.concurrency and held < self.settings.held_max_bytes
+
+    def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        self.ready.extend(self.buffer.add_all(deliveries))
+        self._pump()
+        if not self.buffer.is_empty and self._age_timer is None:
+            self._age_timer = self.consumer.timer.call_after(self.settings.batch_max_age_s, self._on_age)
+
+    def _on_age(self) -> None:
+        """The oldest message has waited long enough; if no child is free it goes on waiting, and the batch grows."""
+        self._age_timer = None
+        self._is_due = True
+        self._pump()
+
+    def flush(self) -> dict[str, int]:
+        """Make a batch of what waits, now."""
+        batches = self.buffer.take("flush")
+        self.ready.extend(batches)
+        self._pump()
+        return {"batches": len(batches), "events": sum(batch.events for batch in batches)}
+
+    def _pump(self) -> None:
+        """Give the pool what it can run: never more, so that nothing hides in queues that a lost connection empties."""
+        while len(self.in_flight) < self.settings.concurrency and not self.is_paused and not self.is_stopping:
+            if not self.ready and self._is_due:
+                self.ready.extend(self.buffer.take("age"))
+                self._is_due = False
+            if not self.ready:
+                return
+            self._submit(self.ready.popleft())
+
+    def _submit(self, batch: Batch) -> None:
+        flight = _InFlight(self, batch)
+        self.in_flight.add(flight)
+        mode = "alone_innocent" if batch.is_innocent else "alone" if batch.is_alone else "together"
+        raws = [tuple(delivery.raw) for delivery in batch.deliveries]
+        self._writes.submit((raws, mode), str(batch), flight)
+
+    # -- outcomes ------------------------------------------------------------------------------------------------------------
+
+    def _on_written(self, batch: Batch, result: dict[str, Any]) -> None:
+        """Committed: the ONE place that acknowledges."""
+        failpoints.hit("before_ack")
+        self.source.ack(batch.deliveries)
+        logger.debug("batch written: %s", result, extra={"action": "batch_written", "trigger": batch.trigger})
+
+    def _on_away(self, batch: Batch, reason: str) -> None:
+        """The database is away: everything goes back once, and nothing comes until a probe succeeds."""
+        if batch.is_alone:
+            batch.is_innocent = True
+            self.ready.appendleft(batch)
+        else:
+            self.source.give_back(batch.deliveries)
+        if not self.is_paused and not self.is_stopping:
+            logger.warning("paused, the database is away: %s", reason, extra={"action": "paused"})
+            self.is_paused = True
+            self.source.pause()
+            self._return_waiting()
+            self._probe_later()
+
+    def _on_lost(self, batch: Batch) -> None:
+        """Whoever read it died: the culprit is found by halving, and what is alone is counted in the database."""
+        logger.error("a pool process died with %s", batch, extra={"action": "reader_lost"})
+        if self.is_stopping:
+            self.source.give_back(batch.deliveries, is_suspect=True)
+            return
+        self.ready.extendleft(reversed(halves(batch)))
+
+    def _on_failed(self, batch: Batch) -> None:
+        """The task raised, which it never should: as if the database were away, so that nothing spins."""
+        self._on_away(batch, "penstock.write_batch raised, see the log above")
+
+    def _ended(self, flight: _InFlight) -> None:
+        self.in_flight.discard(flight)
+        self._pump()
+        if not self.is_stopping:
+            self.source.wake()
+
+    # -- pause ---------------------------------------------------------------------------------------------------------------
+
+    def _probe_later(self) -> None:
+        self._probe_timer = self.consumer.timer.call_after(self.settings.probe_s, self._probe)
+
+    def _probe(self) -> None:
+        self._probe_timer = None
+        if self.is_paused and not self.is_stopping:
+            self._probes.submit((), "<is the database there?>", _Probe(self))
+
+    def _on_probe(self, reason: str | None) -> None:
+        if self.is_stopping or not self.is_paused:
+            return
+        if reason is not None:
+            logger.info("still paused: %s", reason, extra={"action": "still_paused"})
+            self._probe_later()
+            return
+        logger.warning("resumed, the database is back", extra={"action": "resumed"})
+        self.is_paused = False
+        self.source.resume()
+        self._pump()
+
+    def _return_waiting(self) -> None:
+        """Give back everything that no child has, but for lone suspects, whose innocence is known here only."""
+        waiting = self._forget_waiting()
+        kept = [batch for batch in waiting if batch.is_innocent and not self.is_stopping]
+        self.ready.extend(kept)
+        for batch in waiting:
+            if batch not in kept:
+                self.source.give_back(batch.deliveries, is_suspect=batch.is_suspect)
+
+    def _forget_waiting(self) -> list[Batch]:
+        waiting = [*self.ready, *self.buffer.take("stop")]
+        self.ready.clear()
+        return waiting
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._age_timer, self._probe_timer):
+            if timer is not None:
+                timer.cancel()
+        self._age_timer = self._probe_timer = None
+
+
+class _InFlight:
+    """A batch in the pool; tells the step how it ended."""
+
+    def __init__(self, step: IngestStep, batch: Batch) -> None:
+        self._step, self._batch, self.size = step, batch, batch.size
+
+    def on_done(self, result: Any) -> None:
+        if isinstance(result, dict) and "away" not in result:
+            end = partial(self._step._on_written, self._batch, result)  # noqa: SLF001  # a part of the step
+        else:
+            reason = result["away"] if isinstance(result, dict) else "its answer was unreadable"
+            end = partial(self._step._on_away, self._batch, reason)  # noqa: SLF001
+        self._end(end)
+
+    def on_lost(self) -> None:
+        self._end(partial(self._step._on_lost, self._batch))  # noqa: SLF001
+
+    def on_failed(self) -> None:
+        self._end(partial(self._step._on_failed, self._batch))  # noqa: SLF001
+
+    def _end(self, end: partial[None]) -> None:
+        self._step.in_flight.discard(self)
+        try:
+            end()
+        finally:
+            self._step._ended(self)  # noqa: SLF001
+
+
+class _Probe:
+    """A look at the database from the pool."""
+
+    def __init__(self, step: IngestStep) -> None:
+        self._step = step
+
+    def on_done(self, result: Any) -> None:
+        reason = result.get("away") if isinstance(result, dict) else "its answer was unreadable"
+        self._step._on_probe(reason)  # noqa: SLF001
+
+    def on_lost(self) -> None:
+        self._step._on_probe("the probing process died")  # noqa: SLF001
+
+    def on_failed(self) -> None:
+        self._step._on_probe("the probe raised, see the log above")  # noqa: SLF001
+
+
+def _source(settings: Settings, c: Any) -> Source:
+    if settings.broker.startswith("redis"):
+        return RedisSource(settings, c.timer, owner=f"{c.hostname}:{uuid()}")
+    return AmqpSource(settings, c.timer, c.hub)
+
+
+@control_command(name="flush")  # type: ignore[untyped-decorator]  # celery has no types
+def flush(state: Any) -> dict[str, Any]:
+    """Write what the worker has buffered, now."""
+    return {"ok": state.consumer.ingest_step.flush()}
+
+
+def add_queue_to_inspection() -> None:
+    """Let `inspect active_queues`, and with it Flower's broker page, name the ingest queue beside the task queues."""
+    from celery.worker.control import Panel
+
+    listed = Panel.data["active_queues"]
+
+    def active_queues(state: Any) -> list[dict[str, Any]]:
+        queues = list(listed(state) or [])
+        step = getattr(state.consumer, "ingest_step", None)
+        return queues + [{"name": step.settings.queue, "exchange": {"name": ""}, "routing_key": step.settings.queue}] * bool(
+            step
+        )
+
+    Panel.data["active_queues"] = active_queues

@@ -1,0 +1,129 @@
+"""
+The tasks that run in the pool's children: `penstock.write_batch` and `penstock.probe`.
+
+What is nobody's fault comes back as a value, `{"away": reason}`, never as an exception: Celery would reject or delete the
+messages of a task that raised.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import psycopg
+from celery import Celery
+from celery.exceptions import Reject
+
+from penstock_schemas.registry import Registry, load_registry
+from penstock_worker.errors import DatabaseAway
+from penstock_worker.ingest import failpoints
+from penstock_worker.ingest.decode import Decoded, refuse_whole
+from penstock_worker.ingest.message import Message, RawMessage, unwrap
+from penstock_worker.ingest.outcome import Outcome, Verdict
+from penstock_worker.ingest.write import Result, Stopwatch, Writer
+from penstock_worker.settings import Settings
+from penstock_worker.store import suspects
+
+__all__ = ["Child", "register_tasks"]
+
+logger = logging.getLogger(__name__)
+
+#: How a batch is tried: with others, alone because it is a suspect, or alone again after a try that ended in order.
+Mode = Literal["together", "alone", "alone_innocent"]
+
+
+class Child:
+    """What a pool child keeps between batches: the record types and one database connection, each made at first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The record types."""
+        return load_registry(self.settings.records)
+
+    @cached_property
+    def writer(self) -> Writer:
+        """The writer and its connection."""
+        return Writer.of(self.settings, self.registry)
+
+    def write(self, messages: Sequence[RawMessage], mode: Mode) -> dict[str, Any]:
+        """Write a batch; counts by outcome, or why the database did not take it."""
+        try:
+            if mode == "together":
+                failpoints.hit("message", messages)
+                return _counts(self.writer.write(messages))
+            return _counts(self._write_alone(messages[0], is_innocent=mode == "alone_innocent"))
+        except DatabaseAway as exc:
+            return {"away": str(exc)}
+        except psycopg.Error as exc:
+            self.writer.database.close()
+            return {"away": " ".join(str(exc).split())[:500]}
+
+    def _write_alone(self, message: RawMessage, *, is_innocent: bool) -> Result:
+        writer, unwrapped = self.writer, unwrap(message) or Message(message.body)
+        kills = suspects.begin(writer.database.connection(), unwrapped.id, is_innocent=is_innocent)
+        if kills >= self.settings.redelivery_limit:
+            result = self._bury(unwrapped, kills)
+        else:
+            failpoints.hit("message", [message])
+            result = writer.write([message])
+        suspects.clear(writer.database.connection(), unwrapped.id)
+        return result
+
+    def _bury(self, message: Message, kills: int) -> Result:
+        detail = f"killed the process that read it {kills} times, alone in its batch"
+        decoded = Decoded()
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "killed_its_reader", detail))
+        self.writer.store(decoded, Stopwatch())
+        return Result({Outcome.DEAD.value: decoded.refused[0].count}, {})
+
+    def probe(self) -> dict[str, Any]:
+        """Whether the database answers."""
+        try:
+            self.writer.database.connection().execute("SELECT 1 FROM penstock.ledger LIMIT 0")
+        except (psycopg.Error, DatabaseAway) as exc:
+            self.writer.database.close()
+            return {"away": " ".join(str(exc).split())[:500]}
+        return {"ok": True}
+
+
+def register_tasks(app: Celery, settings: Settings) -> None:
+    """Make the tasks of the app."""
+    child = Child(settings)
+
+    @app.task(
+        name="penstock.write_batch",
+        acks_late=True,
+        reject_on_worker_lost=True,
+        acks_on_failure=False,
+        acks_on_timeout=False,
+        ignore_result=True,
+        time_limit=settings.batch_time_limit_s,
+    )
+    def write_batch(messages: list[tuple[Any, ...]], mode: Mode) -> dict[str, Any]:
+        try:
+            return child.write([RawMessage(*message) for message in messages], mode)
+        except Exception as exc:
+            logger.exception("a batch could not be written; it goes back to the broker")
+            raise Reject(exc, requeue=True) from exc
+
+    @app.task(
+        name="penstock.probe",
+        acks_late=True,
+        reject_on_worker_lost=True,
+        acks_on_failure=False,
+        ignore_result=True,
+        time_limit=settings.batch_time_limit_s,
+    )
+    def probe() -> dict[str, Any]:
+        return child.probe()
+
+    del write_batch, probe  # they live in app.tasks
+
+
+def _counts(result: Result) -> dict[str, Any]:
+    return {**result.outcomes, "ms": result.stage_ms}

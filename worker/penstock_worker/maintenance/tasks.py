@@ -1,0 +1,54 @@
+"""Beat's tasks. Each is idempotent, bounded, and locks itself, so that it may run twice at once without harm."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psycopg
+from celery import Celery
+
+from penstock_schemas.registry import load_registry
+from penstock_worker.settings import Settings
+from penstock_worker.store.connection import connect_with
+from penstock_worker.store.partitions import ensure_partitions
+
+__all__ = ["beat_schedule", "register_maintenance"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks whether partitions must be made; they are made two months ahead.
+PARTITIONS_EVERY_S = 3600
+
+
+def beat_schedule() -> dict[str, dict[str, Any]]:
+    """What beat sends, and how often. A run that is not taken before the next one is due expires."""
+    return {
+        "partitions": {
+            "task": "penstock.make_partitions",
+            "schedule": PARTITIONS_EVERY_S,
+            "options": {"expires": PARTITIONS_EVERY_S},
+        }
+    }
+
+
+def register_maintenance(app: Celery, settings: Settings) -> None:
+    """Make the maintenance tasks of the app."""
+
+    @app.task(name="penstock.make_partitions", ignore_result=True)
+    def make_partitions() -> dict[str, Any]:
+        """Make the partitions of the months ahead; they are there already, usually. Safe to run twice."""
+        connect = connect_with(settings)
+        try:
+            with connect() as connection:
+                made = [
+                    name
+                    for record in load_registry(settings.records).values()
+                    for name in ensure_partitions(connection, record)
+                ]
+        except psycopg.OperationalError as exc:
+            logger.warning("partitions are made at the next run, the database is away: %s", exc)
+            return {"away": str(exc)}
+        return {"made": made}
+
+    del make_partitions  # it lives in app.tasks

@@ -1,0 +1,86 @@
+"""One connection to PostgreSQL that comes back by itself, and the transaction of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+
+from penstock_worker.settings import Settings
+from penstock_worker.store.upsert import UpsertPlan
+
+__all__ = ["Connect", "Connection", "Database", "connect_with"]
+
+Connection = psycopg.Connection[tuple[object, ...]]
+Connect = Callable[[], Connection]
+
+
+def connect_with(settings: Settings) -> Connect:
+    """A factory of connections with the settings' time limits."""
+    options = f"-c statement_timeout={int(settings.statement_timeout_s * 1000)} -c timezone=UTC -c synchronize_seqscans=off"
+
+    def connect() -> Connection:
+        return psycopg.connect(
+            settings.database,
+            autocommit=True,
+            connect_timeout=max(2, round(settings.connect_timeout_s)),
+            options=options,
+            application_name="penstock",
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+
+    return connect
+
+
+@dataclass
+class Database:
+    """
+    The database of one process.
+
+    Opens its connection when first needed and again after `close`. Not thread-safe: one per pool child.
+    """
+
+    connect: Connect
+    _connection: Connection | None = None
+    _staged: set[str] = field(default_factory=set)
+
+    def connection(self) -> Connection:
+        """
+        The open connection.
+
+        Raises:
+            psycopg.OperationalError: The database cannot be reached.
+        """
+        if self._connection is None or self._connection.closed:
+            self._staged.clear()
+            self._connection = self.connect()
+        return self._connection
+
+    def prepare(self, plan: UpsertPlan) -> None:
+        """
+        Make sure that the plan's staging table exists; call it outside a transaction.
+
+        Raises:
+            psycopg.Error: The table itself is missing, or lacks a column.
+        """
+        connection = self.connection()
+        if plan.staging not in self._staged:
+            connection.execute(plan.create_staging)
+            self._staged.add(plan.staging)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction, committed at the end and rolled back on any exception."""
+        connection = self.connection()
+        with connection.transaction():
+            yield connection
+
+    def close(self) -> None:
+        """Forget the connection; the next use opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,122 @@
+r"""
+Rows as the text of COPY, column by column.
+
+Values are turned into text a column at a time, where Python's loops run in C, and escaped a batch at a time. To know what to
+escape, the batch is joined with marks that no value can hold: NUL, which PostgreSQL's text cannot store and decoding has
+refused, and two lone surrogates, which are no characters.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_core import to_json
+
+from penstock_schemas.column import Column, Kind
+
+__all__ = ["NULL", "Encoder", "encode", "encoder_of", "escape", "join_columns", "json_texts"]
+
+NULL = "\ud801"
+_FIELD_END = "\x00"
+_ROW_END = "\ud800"
+
+#: All non-null values of a column to text; raises ValueError for one that PostgreSQL would refuse or Python not read back.
+Encoder = Callable[[Iterable[Any]], list[str]]
+
+
+def encoder_of(column: Column) -> Encoder:
+    """How a column's values become text."""
+    if isinstance(column.annotation, type) and issubclass(column.annotation, enum.Enum):
+        return _enums
+    return _ENCODERS[column.kind]
+
+
+def join_columns(columns: Sequence[Iterable[str]]) -> list[str]:
+    """Columns of text to one marked line a row."""
+    return list(map(_FIELD_END.join, zip(*columns, strict=False)))
+
+
+def escape(lines: Iterable[str]) -> bytes:
+    """Marked lines to what COPY reads."""
+    text = _ROW_END.join(lines) + _ROW_END
+    for mark, written in _ESCAPES:
+        text = text.replace(mark, written)
+    return text.encode()
+
+
+#: In this order: the backslash first, lest it escape the escapes.
+_ESCAPES = (
+    ("\\", "\\\\"),
+    ("\n", "\\n"),
+    ("\r", "\\r"),
+    ("\t", "\\t"),
+    (_FIELD_END, "\t"),
+    (_ROW_END, "\n"),
+    (NULL, "\\N"),
+)
+
+
+def encode(encoder: Encoder, values: Sequence[Any]) -> list[str]:
+    """A column's values, None among them, to text."""
+    if None not in values:
+        return encoder(values)
+    texts = iter(encoder([value for value in values if value is not None]))
+    return [NULL if value is None else next(texts) for value in values]
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return values if isinstance(values, list) else list(values)
+
+
+def _str(values: Iterable[Any]) -> list[str]:
+    return list(map(str, values))
+
+
+def _enums(values: Iterable[Any]) -> list[str]:
+    return [str(value.value) for value in values]
+
+
+def _booleans(values: Iterable[Any]) -> list[str]:
+    return ["t" if value else "f" for value in values]
+
+
+def _times(values: Iterable[datetime]) -> list[str]:
+    """
+    Times as ISO 8601.
+
+    Near the ends of the calendar an offset leads out of what Python reads back, so these are looked at more closely.
+    """
+    times = _texts(values)
+    texts = list(map(str, times))
+    for value, text in zip(times, texts, strict=True):
+        if text.startswith(("9999", "0001")):
+            _check_calendar(value)  # type: ignore[arg-type]  # `times` holds datetimes
+    return texts
+
+
+def _check_calendar(value: datetime) -> None:
+    try:
+        value.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from exc
+
+
+def json_texts(values: Iterable[Any]) -> list[str]:
+    """JSON. A number such as 1e400 has become Infinity here; it is written as such, and jsonb refuses it."""
+    return [to_json(value, inf_nan_mode="constants").decode() for value in values]
+
+
+_ENCODERS: dict[Kind, Encoder] = {
+    Kind.TEXT: _texts,
+    Kind.BIGINT: _str,
+    Kind.DOUBLE: _str,
+    Kind.BOOLEAN: _booleans,
+    Kind.TIMESTAMPTZ: _times,
+    Kind.DATE: _str,
+    Kind.UUID: _str,
+    Kind.NUMERIC: _str,
+    Kind.JSONB: json_texts,
+}

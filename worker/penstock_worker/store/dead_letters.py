@@ -1,0 +1,82 @@
+"""Dead letters: what could not be stored, with the reason, in the transaction of its batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from penstock_worker.store.connection import Connection
+
+__all__ = ["Letter", "fingerprints_over_rate", "record_letters"]
+
+
+@dataclass(slots=True)
+class Letter:
+    """One dead letter. `state` is `dead` or `held`; `payload` is the event's bytes, or the whole message's if it was unreadable."""
+
+    id: UUID
+    state: str
+    reason: str
+    detail: str
+    payload: bytes
+    sqlstate: str | None = None
+    constraint: str | None = None
+    column: str | None = None
+    type: str | None = None
+    op: str | None = None
+    version: int | None = None
+    event_id: UUID | None = None
+    producer: str | None = None
+    epoch: UUID | None = None
+    seq: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Groups letters with one cause: reason, SQLSTATE, constraint, column, type and producer."""
+        parts = (self.reason, self.sqlstate, self.constraint, self.column, self.type, self.producer)
+        return ":".join(_storable(part or "") for part in parts)
+
+    def row(self) -> dict[str, Any]:
+        """The letter's columns. Texts come from outside: what PostgreSQL cannot store in them is made visible."""
+        texts = ("detail", "producer", "type", "op", "column", "constraint")
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        values |= {name: _storable(values[name]) for name in texts if values[name] is not None}
+        return values | {"fingerprint": self.fingerprint}
+
+
+def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
+    """Insert letters; one that is there already stays as it is."""
+    rows = [letter.row() for letter in letters]
+    if rows:
+        connection.cursor().executemany(
+            "INSERT INTO penstock.dead_letters (id, state, reason, detail, sqlstate, constraint_name, column_name, fingerprint, "
+            "type, op, version, event_id, producer, epoch, seq, payload) VALUES (%(id)s, %(state)s, %(reason)s, %(detail)s, "
+            "%(sqlstate)s, %(constraint)s, %(column)s, %(fingerprint)s, %(type)s, %(op)s, %(version)s, %(event_id)s, "
+            "%(producer)s, %(epoch)s, %(seq)s, %(payload)s) ON CONFLICT (id) DO NOTHING",
+            rows,
+        )
+
+
+def fingerprints_over_rate(connection: Connection, letters: Sequence[Letter], per_minute: int) -> set[str]:
+    """
+    The fingerprints of dead letters that come so often that it smells of a bad deploy rather than of bad events.
+
+    Counts those of the last minute and the new ones together.
+    """
+    fresh = Counter(letter.fingerprint for letter in letters if letter.state == "dead")
+    if not fresh:
+        return set()
+    recent = connection.execute(
+        "SELECT fingerprint, count(*) FROM penstock.dead_letters "
+        "WHERE fingerprint = ANY(%s) AND at > now() - interval '1 minute' GROUP BY fingerprint",
+        [list(fresh)],
+    )
+    counts = fresh + Counter({str(fingerprint): int(str(count)) for fingerprint, count in recent})
+    return {fingerprint for fingerprint, count in counts.items() if count > per_minute}
+
+
+def _storable(text: str) -> str:
+    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()[:2000]

@@ -1,0 +1,265 @@
+"""
+The statements that write one table: staging, COPY, and the upsert that merges staged rows into stored ones.
+
+The merge is commutative, associative and idempotent per column (a join of a semilattice), so the table is a function of the
+set of events, in whatever order and batches they come. `ON CONFLICT` evaluates it on the newest version of a locked row, so no
+concurrent batch can slip between reading and writing.
+
+A row is *plain* when its newest upsert was a full one that won every column: `_stamps` is NULL. Two plain rows merge by
+comparing (version, event id) once. Everything else (partial records, deletes, unknown fields, a state that a newer event may
+not take back) compares the stamps of each column, in SQL text that is generated here and helped by `functions.sql`. Full
+records never pay for it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from penstock_schemas.column import Column, Rule
+from penstock_schemas.record import RecordType
+
+__all__ = ["UpsertPlan", "quote"]
+
+
+def quote(name: str) -> str:
+    """A name as an SQL identifier."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'"
+
+
+@dataclass(frozen=True)
+class UpsertPlan:
+    """The SQL of one record type, built once per process."""
+
+    record: RecordType
+
+    @property
+    def has_deletes(self) -> bool:
+        """Whether rows of this type can be tombstones."""
+        return self.record.declaration.append_only is None
+
+    @property
+    def has_oldest(self) -> bool:
+        """Whether rows remember their lowest version, to fall with their parent."""
+        return self.record.declaration.parent is not None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The staged columns: the record's, then the bookkeeping, in the order of COPY."""
+        return (
+            *(column.name for column in self.record.columns),
+            "_version",
+            "_event",
+            *(["_oldest"] if self.has_oldest else []),
+            *(["_deleted_version", "_deleted_event"] if self.has_deletes else []),
+            "_stamps",
+            "_extra",
+        )
+
+    @cached_property
+    def table(self) -> str:
+        """The table's quoted name."""
+        declaration = self.record.declaration
+        return f"{quote(declaration.schema)}.{quote(declaration.table_name)}"
+
+    @cached_property
+    def staging(self) -> str:
+        """The staging table's name; short, because a domain and a table may each fill what PostgreSQL allows."""
+        return f"pg_temp.staging_{zlib.crc32(self.table.encode()):08x}"
+
+    @cached_property
+    def create_staging(self) -> str:
+        """Once per connection. The columns' types come from the table itself."""
+        name = self.staging.removeprefix("pg_temp.")
+        return (
+            f"CREATE TEMP TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS "
+            f"SELECT {self._columns} FROM {self.table} WITH NO DATA"
+        )
+
+    @cached_property
+    def copy(self) -> str:
+        """Fills the staging table with lines of `copy_text`."""
+        return f"COPY {self.staging} ({self._columns}) FROM STDIN"
+
+    @cached_property
+    def upsert(self) -> str:
+        """Merges what is staged. Rows are written in the order in which they were staged: sorted, which is the lock order."""
+        return (
+            f"INSERT INTO {self.table} AS t ({self._columns}) SELECT {self._columns} FROM {self.staging} AS s "
+            f"ON CONFLICT ({self._key}) DO UPDATE SET {', '.join(self._assignments())}, _stored_at = now() "
+            f"WHERE {self._is_change()}"
+        )
+
+    @cached_property
+    def clear(self) -> str:
+        """Empties the staging table inside a transaction that stages twice."""
+        return f"TRUNCATE {self.staging}"
+
+    @cached_property
+    def stamps_of_staged(self) -> str:
+        """The stamps that the staged keys' rows hold now: key columns, then `_version, _event, _deleted_*, _stamps`."""
+        deleted = "t._deleted_version, t._deleted_event::text" if self.has_deletes else "NULL::bigint, NULL::text"
+        keys = ", ".join(f"t.{quote(name)}" for name in self.record.key)
+        return (
+            f"SELECT {keys}, t._version, t._event::text, {deleted}, t._stamps "
+            f"FROM {self.staging} AS s JOIN {self.table} AS t USING ({self._key})"
+        )
+
+    @cached_property
+    def parents_of(self) -> str:
+        """Which of the given keys exist, and the version at which each was deleted; one array parameter."""
+        (key,) = (quote(name) for name in self.record.key)
+        (kind,) = (self.record.by_name[name].kind for name in self.record.key)
+        return f"SELECT {key}, _deleted_version FROM {self.table} WHERE {key} = ANY(%s::{kind}[])"
+
+    @cached_property
+    def _columns(self) -> str:
+        return ", ".join(quote(name) for name in self.names)
+
+    @cached_property
+    def _key(self) -> str:
+        return ", ".join(quote(name) for name in self.record.key)
+
+    def _assignments(self) -> list[str]:
+        later = "CASE WHEN excluded._version IS NOT NULL AND (t._version IS NULL OR {newer}) THEN excluded.{c} ELSE t.{c} END"
+        alive = f"CASE WHEN {self._is_gone} THEN NULL ELSE {later} END"
+        sets = [f"{quote(column.name)} = {self._merged(column)}" for column in self.record.values]
+        sets += [f"{name} = {alive.format(newer=_NEWER, c=name)}" for name in ("_version", "_event")]
+        if self.has_oldest:
+            sets.append("_oldest = LEAST(excluded._oldest, t._oldest)")
+        if self.has_deletes:
+            sets += [f"{name} = CASE WHEN {_DELETED_LATER} THEN excluded.{name} ELSE t.{name} END" for name in _DELETED]
+        sets.append(f"_stamps = CASE WHEN NOT ({self._is_slow}) OR {self._is_gone} THEN NULL ELSE {self._merged_stamps()} END")
+        sets.append(f"_extra = {self._merged_extra()}")
+        return sets
+
+    def _merged(self, column: Column) -> str:
+        name = quote(column.name)
+        ours, theirs = f"t.{name}", f"excluded.{name}"
+        if column.rule in (Rule.MIN, Rule.MAX):
+            function = "LEAST" if column.rule is Rule.MIN else "GREATEST"
+            return f"CASE WHEN {self._is_gone} THEN NULL ELSE {function}({ours}, {theirs}) END"
+        before, after = (self._stamp_of(side, column) for side in ("t", "excluded"))
+        sign = "<" if column.rule is Rule.FIRST else ">"
+        wins = f'{after} IS NOT NULL AND ({before} IS NULL OR {after} {sign} {before} COLLATE "C")'
+        by_stamps = f"CASE WHEN {wins} THEN {theirs} ELSE {ours} END"
+        if self.has_deletes and not self.record.is_delete_final:
+            is_wiped = (
+                f'{self._deleted} IS NOT NULL AND coalesce(GREATEST({before}, {after}) <= {self._deleted} COLLATE "C", true)'
+            )
+            by_stamps = f"CASE WHEN {is_wiped} THEN NULL ELSE {by_stamps} END"
+        return (
+            f"CASE WHEN NOT ({self._is_slow}) THEN CASE WHEN {_NEWER} THEN {theirs} ELSE {ours} END "
+            f"WHEN {self._is_gone} THEN NULL ELSE {by_stamps} END"
+        )
+
+    def _stamp_of(self, side: str, column: Column) -> str:
+        """The stamp of a column in a row: its own, else its base's; NULL where no event has set it."""
+        base = _BASES.get(column.rule, "@full")
+        return f"coalesce({side}._stamps ->> {_literal(column.name)}, {self._base(side, base)})"
+
+    def _base(self, side: str, base: str) -> str:
+        return f"CASE WHEN {side}._stamps IS NULL THEN {self._plain(side, base)} ELSE {side}._stamps ->> '{base}' END"
+
+    def _plain(self, side: str, base: str) -> str:
+        stamp = f"penstock.stamp({side}._version, {side}._event)"
+        return f"{self._rank(side)} || {stamp}" if base == "@state" else stamp
+
+    def _rank(self, side: str) -> str:
+        lifecycle = self.record.declaration.lifecycle
+        assert lifecycle is not None, "only types with a lifecycle have a rank"
+        states = ", ".join(_literal(state) for state in lifecycle.terminal)
+        return f"CASE WHEN {side}.{quote(lifecycle.field)} IN ({states}) THEN '1' ELSE '0' END"
+
+    @cached_property
+    def _used_bases(self) -> tuple[str, ...]:
+        return (
+            "@full",
+            *(["@state"] if self.record.declaration.lifecycle else []),
+            *(["@first"] if self.record.has_first else []),
+        )
+
+    @cached_property
+    def _is_slow(self) -> str:
+        """Whether stamps decide: one side is not plain, or the newer event may not take the state along."""
+        if self.record.has_first:
+            return "true"
+        reasons = [f"{side}.{name} {is_odd}" for side in ("t", "excluded") for name, is_odd in self._odd]
+        if self.record.declaration.lifecycle:
+            ours, theirs = (f"({self._rank(side)}, {side}._version, {side}._event)" for side in ("t", "excluded"))
+            reasons.append(f"({theirs} > {ours}) IS DISTINCT FROM ({_NEWER})")
+        return " OR ".join(reasons)
+
+    @property
+    def _odd(self) -> list[tuple[str, str]]:
+        deleted = [("_deleted_version", "IS NOT NULL")] if self.has_deletes else []
+        return [("_stamps", "IS NOT NULL"), ("_version", "IS NULL"), *deleted]
+
+    @property
+    def _deleted(self) -> str:
+        """The stamp of the last delete of either side."""
+        if not self.has_deletes:
+            return "NULL::text"
+        ours, theirs = (f"penstock.stamp({side}._deleted_version, {side}._deleted_event)" for side in ("t", "excluded"))
+        return f'GREATEST({ours} COLLATE "C", {theirs})'
+
+    @property
+    def _newest(self) -> str:
+        ours, theirs = (f"penstock.stamp({side}._version, {side}._event)" for side in ("t", "excluded"))
+        return f'GREATEST({ours} COLLATE "C", {theirs})'
+
+    @cached_property
+    def _is_gone(self) -> str:
+        """Whether nothing of the merged row lives: it is a tombstone or a placeholder."""
+        if not self.has_deletes:
+            return "false"
+        deleted = "(t._deleted_version IS NOT NULL OR excluded._deleted_version IS NOT NULL)"
+        return deleted if self.record.is_delete_final else f"({deleted} AND coalesce({self._newest} <= {self._deleted}, true))"
+
+    def _merged_stamps(self) -> str:
+        rules = {column.name: _BASES[column.rule] for column in self.record.values if column.rule in _BASES}
+        pairs = ", ".join(f"{_literal(name)}, '{base}'" for name, base in rules.items())
+        ours, theirs = (self._stamps(side) for side in ("t", "excluded"))
+        return (
+            f"CASE WHEN t._version IS NULL AND excluded._version IS NULL THEN NULL ELSE penstock.merge_stamps("
+            f"{ours}, {theirs}, jsonb_build_object({pairs}), {len(self._used_bases)}, {self._deleted}, {self._newest}) END"
+        )
+
+    def _stamps(self, side: str) -> str:
+        """A row's stamps written out, also where it is plain."""
+        pairs = ", ".join(f"'{base}', {self._plain(side, base)}" for base in self._used_bases)
+        return f"CASE WHEN {side}._stamps IS NULL AND {side}._version IS NOT NULL THEN jsonb_build_object({pairs}) ELSE {side}._stamps END"
+
+    def _merged_extra(self) -> str:
+        return (
+            f"CASE WHEN (t._extra IS NULL AND excluded._extra IS NULL) OR {self._is_gone} THEN NULL "
+            f"ELSE penstock.merge_extra(t._extra, excluded._extra, t._stamps, excluded._stamps, {self._deleted}) END"
+        )
+
+    def _is_change(self) -> str:
+        """Whether the row must be written: a staged row that says nothing new leaves it alone."""
+        deletes = " OR excluded._deleted_version IS NOT NULL" if self.has_deletes else ""
+        reasons = [f"(({self._is_slow}) AND (excluded._version IS NOT NULL{deletes}))", _NEWER]
+        for column in self.record.values:
+            if column.rule in (Rule.MIN, Rule.MAX):
+                sign = "<" if column.rule is Rule.MIN else ">"
+                reasons.append(f"excluded.{quote(column.name)} {sign} t.{quote(column.name)}")
+        if self.has_oldest:
+            reasons.append("excluded._oldest < t._oldest")
+        return " OR ".join(reasons)
+
+
+_BASES = {Rule.STATE: "@state", Rule.FIRST: "@first"}
+_DELETED = ("_deleted_version", "_deleted_event")
+_NEWER = "(excluded._version, excluded._event) > (t._version, t._event)"
+_DELETED_LATER = (
+    "excluded._deleted_version IS NOT NULL AND (t._deleted_version IS NULL "
+    "OR (excluded._deleted_version, excluded._deleted_event) > (t._deleted_version, t._deleted_event))"
+)
