@@ -19,7 +19,7 @@ import psutil
 
 from penstock_worker.errors import ConfigurationError
 
-__all__ = ["ManagedProcess", "end_leftovers", "end_processes"]
+__all__ = ["ManagedProcess", "end_leftovers", "end_processes", "is_alive"]
 
 _POLL_S = 0.02
 
@@ -152,7 +152,7 @@ class ManagedProcess:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        end_processes(family)
+        end_processes(family, within_s=0)
 
     def _family(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -160,17 +160,33 @@ class ManagedProcess:
         return []
 
 
-def end_processes(processes: Sequence[psutil.Process], within_s: float = 5) -> None:
+def is_alive(process: psutil.Process) -> bool:
     """
-    Wait until these are gone, and kill those that stay.
+    Whether this very process still runs; a pid that was given to another program meanwhile does not count.
 
-    A pid that was given to another program meanwhile is left alone: psutil compares the start times.
+    One that has ended and was not yet collected does not count either: where pid 1 collects nothing, as in many a
+    container, it stays in the list for ever.
     """
-    _, left = psutil.wait_procs(processes, timeout=within_s)
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_processes(processes: Sequence[psutil.Process], within_s: float = 5) -> None:
+    """Wait until these have ended, and kill those that have not."""
+    left = _wait(processes, within_s)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=within_s)
+    _wait(left, within_s=5)
+
+
+def _wait(processes: Sequence[psutil.Process], within_s: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + within_s
+    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return left
 
 
 def end_leftovers(program: Path, folder: Path, number: int = signal.SIGTERM, within_s: float = 20) -> None:

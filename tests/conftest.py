@@ -1,0 +1,122 @@
+"""
+Servers for tests, started when the first test asks for one and ended with the session.
+
+Every worker of pytest-xdist has its own. A server that cannot be had skips its tests on a laptop and fails them in CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from penstock_worker.errors import ConfigurationError
+from tests.servers.databases import PostgresServer, database_of
+from tests.servers.rabbitmq import RabbitServer, find_program
+from tests.servers.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    try:
+        start_or_skip(server)
+        yield server
+    finally:
+        server.clean_up()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: PostgresServer) -> str:
+    """The name of a migrated database that every test's own is a copy of."""
+    from penstock_migrations.run import upgrade
+
+    from penstock_schemas.registry import load_registry
+
+    url = postgres_server.create_database()
+    upgrade(url, load_registry(()))
+    return database_of(url)
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    url = postgres_server.create_database(template_database)
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database of the test's own without any table."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    try:
+        start_or_skip(server)
+        yield server
+    finally:
+        server.clean_up()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: ValkeyServer) -> str:
+    """An empty Valkey."""
+    valkey_server.empty()
+    return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    if find_program() is None:
+        skip_or_fail("rabbitmq-server is not installed; `make setup` as root installs it where apt-get is")
+    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        start_or_skip(server)
+        yield server
+    finally:
+        server.clean_up()
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitServer) -> Iterator[str]:
+    """A RabbitMQ virtual host of the test's own."""
+    url = rabbitmq_server.create_vhost()
+    yield url
+    rabbitmq_server.drop_vhost(url)
+
+
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """Each broker in turn, empty."""
+    name = "valkey_url" if request.param == "redis" else "rabbitmq_url"
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture
+def broker_server(broker_url: str, request: pytest.FixtureRequest) -> ValkeyServer | RabbitServer:
+    """The server behind `broker_url`, for tests that stop it."""
+    name = "valkey_server" if broker_url.startswith("redis") else "rabbitmq_server"
+    server: ValkeyServer | RabbitServer = request.getfixturevalue(name)
+    return server
+
+
+def start_or_skip(server: PostgresServer | ValkeyServer | RabbitServer) -> None:
+    try:
+        server.start()
+    except ConfigurationError as exc:
+        skip_or_fail(str(exc))
+
+
+def skip_or_fail(reason: str) -> None:
+    """On a laptop a test without its server is skipped; in CI it would be a test that nobody runs."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

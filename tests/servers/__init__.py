@@ -1,0 +1,1 @@
+"""Private servers and processes that tests may kill, freeze and restart."""
