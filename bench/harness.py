@@ -10,13 +10,13 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import kombu
@@ -28,8 +28,8 @@ from penstock_schemas import topology
 from penstock_schemas.wire import CONTENT_TYPE, QUEUE
 from penstock_worker.stack.postgres import EmbeddedPostgres
 from penstock_worker.stack.process import ManagedProcess
-from penstock_worker.stack.rabbitmq import PrivateRabbitMQ
 from penstock_worker.stack.valkey import EmbeddedValkey
+from tests.servers.rabbitmq import RabbitServer
 
 BROKERS = ("redis", "rabbitmq")
 #: How often the queue's depth and the ledger are looked at: the clock's grain.
@@ -68,21 +68,37 @@ class Site:
 def site(broker: str) -> Iterator[Site]:
     """Start the servers, migrate, and stop all at the end."""
     refuse_foreign_settings()
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run under another account
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-bench-")))
         postgres = EmbeddedPostgres(folder / "postgres")
-        queue_server = EmbeddedValkey(folder / "valkey") if broker == "redis" else PrivateRabbitMQ(folder / "rabbitmq")
-        try:
-            postgres.start()
-            queue_server.start()
-            with psycopg.connect(postgres.url, autocommit=True) as connection:
-                place = Site(broker, queue_server.url, postgres.url, folder, connection)
-                run_penstock(place, "migrate", "up")
-                yield place
-        finally:
-            queue_server.stop()
-            postgres.stop()
+        stack.callback(postgres.stop)
+        postgres.start()
+        url = stack.enter_context(_valkey(folder) if broker == "redis" else _rabbitmq(folder))
+        connection = stack.enter_context(psycopg.connect(postgres.url, autocommit=True))
+        place = Site(broker, url, postgres.url, folder, connection)
+        run_penstock(place, "migrate", "up")
+        yield place
+
+
+@contextmanager
+def _valkey(folder: Path) -> Iterator[str]:
+    server = EmbeddedValkey(folder / "valkey")
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _rabbitmq(folder: Path) -> Iterator[str]:
+    (folder / "rabbitmq").mkdir()
+    server = RabbitServer(folder / "rabbitmq")
+    try:
+        server.start()
+        yield server.create_vhost()
+    finally:
+        server.clean_up()
 
 
 def refuse_foreign_settings() -> None:

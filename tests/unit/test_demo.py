@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from penstock_worker.demo import compare
 from penstock_worker.demo.catalogues import Catalogue, find_catalogues
 from penstock_worker.demo.events import Side, events_of
