@@ -29,7 +29,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="ignore")
 
-    broker_url: str | None = Field(None, description="redis://, rediss://, amqp:// or amqps://; empty starts an embedded Valkey")
+    broker_url: str | None = Field(
+        None, description="redis://, rediss://, amqp:// or amqps://; empty starts an embedded Valkey"
+    )
     database_url: str | None = Field(None, description="postgresql://...; empty starts an embedded PostgreSQL")
     records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
     queue: str = Field("penstock.events", description="The queue of events")
@@ -42,6 +44,7 @@ class Settings(BaseSettings):
     prefetch_messages: int = Field(10_000, ge=1, le=65_535, description="Messages RabbitMQ may have under way to one worker")
     lease_s: float = Field(30, gt=0, description="Seconds after which Redis gives a dead worker's messages to others")
     redelivery_limit: int = Field(3, ge=1, description="Times a message may kill a child while alone, before it is dead")
+    batch_time_limit_s: int = Field(300, ge=1, description="Seconds after which a child that writes a batch is killed")
     probe_s: float = Field(1, gt=0, description="Seconds between two looks at a database that is away")
 
     statement_timeout_s: float = Field(60, gt=0, description="Seconds one statement of a batch may take")
@@ -49,7 +52,7 @@ class Settings(BaseSettings):
     clock_ahead_limit_s: float = Field(300, gt=0, description="Seconds an event may be ahead of the database's clock")
     dead_letter_rate_per_minute: int = Field(1_000, ge=1, description="Equal dead letters a minute; more are held instead")
 
-    failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.failpoints")
+    failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
     schedule_file: Path = Field(Path(".penstock") / "beat-schedule", description="Where beat keeps the last runs")

@@ -1,0 +1,185 @@
+"""
+Every table as SQLAlchemy data: Penstock's own and one per record type, in ONE MetaData, so that parents may be foreign.
+
+Only Alembic reads these; the upsert is generated from the record types themselves. A table's `info` names its `owner`, the
+package whose migrations make it, and its `record` type.
+
+The bookkeeping columns of a record's table:
+
+| column                             | meaning                                                                             |
+|------------------------------------|-------------------------------------------------------------------------------------|
+| `_version`, `_event`               | highest (version, event id) of the upserts that live; NULL: tombstone or placeholder |
+| `_oldest`                          | lowest version of any upsert; a child falls with its parent by it                   |
+| `_deleted_version`, `_deleted_event` | the last delete                                                                   |
+| `_stamps`                          | who won each column, where (`_version`, `_event`) does not tell it; see `upsert`    |
+| `_extra`                           | unknown fields                                                                      |
+| `_stored_at`                       | when the row last changed, by the database's clock                                  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from penstock_schemas.column import Column, Kind
+from penstock_schemas.declaration import Index
+from penstock_schemas.record import RecordType
+from penstock_schemas.registry import Registry
+from sqlalchemy.dialects import postgresql
+
+__all__ = ["OWN_SCHEMA", "bookkeeping_columns", "metadata_for", "sql_type"]
+
+#: The PostgreSQL schema of Penstock's own tables.
+OWN_SCHEMA = "penstock"
+#: The package that owns them and the built-in record types.
+OWNER = "penstock_schemas"
+
+_TYPES: dict[Kind, sa.types.TypeEngine[object]] = {
+    Kind.TEXT: sa.Text(),
+    Kind.BIGINT: sa.BigInteger(),
+    Kind.DOUBLE: sa.Double(),
+    Kind.BOOLEAN: sa.Boolean(),
+    Kind.TIMESTAMPTZ: sa.TIMESTAMP(timezone=True),
+    Kind.DATE: sa.Date(),
+    Kind.UUID: sa.Uuid(),
+    Kind.NUMERIC: sa.Numeric(),
+    Kind.JSONB: postgresql.JSONB(),
+}
+_NOW = sa.text("now()")
+
+
+def metadata_for(registry: Registry) -> sa.MetaData:
+    """All tables; parents come before their children in `sorted_tables`."""
+    metadata = sa.MetaData()
+    _own_tables(metadata)
+    for record in registry.values():
+        _record_table(metadata, registry, record)
+    return metadata
+
+
+def bookkeeping_columns(record: RecordType) -> list[str]:
+    """The names of Penstock's own columns in a record's table, in their order."""
+    return [column.name for column in _bookkeeping(record)]
+
+
+def sql_type(record: RecordType, column: Column) -> sa.types.TypeEngine[object]:
+    """A column's type; texts by which rows are found and locked sort by their bytes."""
+    if column.kind is Kind.TEXT and column.name in (*record.key, _parent_field(record)):
+        return sa.Text(collation="C")
+    return _TYPES[column.kind]
+
+
+def _parent_field(record: RecordType) -> str | None:
+    parent = record.declaration.parent
+    return parent.field if parent else None
+
+
+def _record_table(metadata: sa.MetaData, registry: Registry, record: RecordType) -> None:
+    declaration = record.declaration
+    append_only = declaration.append_only
+    sa.Table(
+        declaration.table_name,
+        metadata,
+        *(sa.Column(column.name, sql_type(record, column), nullable=column.name not in record.key) for column in record.columns),
+        *_bookkeeping(record),
+        sa.PrimaryKeyConstraint(*record.key, name=f"{declaration.table_name}_pkey"),
+        *_foreign_keys(registry, record),
+        *_indexes(record),
+        schema=declaration.schema,
+        comment=record.doc.splitlines()[0] if record.doc else None,
+        info={"owner": record.owner, "record": record},
+        postgresql_partition_by=f'RANGE ("{append_only}")' if append_only else None,
+    )
+
+
+def _bookkeeping(record: RecordType) -> Iterator[sa.Column[object]]:
+    yield sa.Column("_version", sa.BigInteger())
+    yield sa.Column("_event", sa.Uuid())
+    if record.declaration.parent:
+        yield sa.Column("_oldest", sa.BigInteger())
+    if not record.declaration.append_only:
+        yield sa.Column("_deleted_version", sa.BigInteger())
+        yield sa.Column("_deleted_event", sa.Uuid())
+    yield sa.Column("_stamps", postgresql.JSONB())
+    yield sa.Column("_extra", postgresql.JSONB())
+    yield sa.Column("_stored_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=_NOW)
+
+
+def _foreign_keys(registry: Registry, record: RecordType) -> Iterator[sa.ForeignKeyConstraint]:
+    parent = record.declaration.parent
+    if parent:
+        target = registry[parent.type]
+        yield sa.ForeignKeyConstraint(
+            [parent.field],
+            [f"{target.declaration.table}.{target.key[0]}"],
+            name=f"{record.declaration.table_name}_{parent.field}_fkey"[:63],
+        )
+
+
+def _indexes(record: RecordType) -> Iterator[sa.Index]:
+    parent = _parent_field(record)
+    declared = [*([Index(parent)] if parent else []), *record.declaration.indexes]
+    for index in declared:
+        name = "_".join((record.declaration.table_name, *index.columns, "idx"))[:63]
+        where = sa.text(index.where) if index.where else None
+        yield sa.Index(name, *index.columns, postgresql_using=index.method, postgresql_where=where)
+
+
+def _own_tables(metadata: sa.MetaData) -> None:
+    def table(name: str, *parts: sa.schema.SchemaItem) -> None:
+        sa.Table(name, metadata, *parts, schema=OWN_SCHEMA, info={"owner": OWNER})
+
+    def column(name: str, kind: sa.types.TypeEngine[object], *, null: bool = False, now: bool = False) -> sa.Column[object]:
+        return sa.Column(name, kind, nullable=null, server_default=_NOW if now else None)
+
+    text, big, uuid, time = sa.Text(), sa.BigInteger(), sa.Uuid(), sa.TIMESTAMP(timezone=True)
+    table(
+        "ledger",
+        column("epoch", uuid),
+        column("seqs", postgresql.INT8RANGE()),
+        column("outcome", text),
+        column("reason", text, null=True),
+        column("at", time, now=True),
+        sa.Index("ledger_epoch_idx", "epoch"),
+    )
+    table(
+        "producers",
+        column("epoch", uuid),
+        column("producer", text),
+        column("high_water", big),
+        column("is_closed", sa.Boolean()),
+        column("first_seen", time, now=True),
+        column("last_seen", time, now=True),
+        sa.PrimaryKeyConstraint("epoch", name="producers_pkey"),
+    )
+    table(
+        "dead_letters",
+        column("id", uuid),
+        column("state", text),
+        column("reason", text),
+        column("detail", text),
+        column("sqlstate", text, null=True),
+        column("constraint_name", text, null=True),
+        column("column_name", text, null=True),
+        column("fingerprint", text),
+        column("type", text, null=True),
+        column("op", text, null=True),
+        column("version", big, null=True),
+        column("event_id", uuid, null=True),
+        column("producer", text, null=True),
+        column("epoch", uuid, null=True),
+        column("seq", big, null=True),
+        column("payload", postgresql.BYTEA()),
+        column("at", time, now=True),
+        sa.PrimaryKeyConstraint("id", name="dead_letters_pkey"),
+        sa.Index("dead_letters_state_fingerprint_idx", "state", "fingerprint"),
+        sa.Index("dead_letters_fingerprint_at_idx", "fingerprint", "at"),
+    )
+    table(
+        "suspects",
+        column("id", uuid),
+        column("kills", sa.Integer()),
+        column("is_running", sa.Boolean()),
+        column("at", time, now=True),
+        sa.PrimaryKeyConstraint("id", name="suspects_pkey"),
+    )
