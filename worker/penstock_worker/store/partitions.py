@@ -1,0 +1,67 @@
+"""Monthly partitions of append-only tables, made ahead. Old ones are dropped by retention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from penstock_schemas.record import RecordType
+
+from penstock_worker.store.connection import Connection
+from penstock_worker.store.months import MONTHS_BACK, kept_months, months_later
+from penstock_worker.store.upsert import quote
+
+__all__ = ["ensure_partitions", "partition_name"]
+
+#: Held while partitions are made; any fixed number that nobody else uses.
+_LOCK = 0x70656E73746F
+
+
+def partition_name(record: RecordType, month: datetime) -> str:
+    """`metrics_y2026m11`; cut to what PostgreSQL allows, the month kept whole."""
+    suffix = f"_y{month.year:04d}m{month.month:02d}"
+    return record.declaration.table_name[: 63 - len(suffix)] + suffix
+
+
+def ensure_partitions(connection: Connection, record: RecordType, now: datetime | None = None) -> list[str]:
+    """
+    Make the partitions that an append-only type lacks; nothing for other types. Safe to run twice, and twice at once.
+
+    Args:
+        connection: In autocommit or in a transaction; the table must exist.
+        record: The type.
+        now: Which month it is; the present by default.
+
+    Returns:
+        The names of those that were made.
+    """
+    if record.declaration.append_only is None:
+        return []
+    made = []
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        for month in _months(record, now or datetime.now(UTC)):
+            if _create(connection, record, month):
+                made.append(partition_name(record, month))
+    return made
+
+
+def _months(record: RecordType, now: datetime) -> Iterator[datetime]:
+    begin, end = kept_months(record, now)
+    month = begin or months_later(now, -MONTHS_BACK)
+    while month < end:
+        yield month
+        month = months_later(month, 1)
+
+
+def _create(connection: Connection, record: RecordType, month: datetime) -> bool:
+    schema, table = record.declaration.schema, record.declaration.table_name
+    name = f"{quote(schema)}.{quote(partition_name(record, month))}"
+    (existing,) = connection.execute("SELECT to_regclass(%s)::text", [name]).fetchone() or (None,)
+    if existing is not None:
+        return False
+    connection.execute(
+        f"CREATE TABLE {name} PARTITION OF {quote(schema)}.{quote(table)} "
+        f"FOR VALUES FROM ('{month.isoformat()}') TO ('{months_later(month, 1).isoformat()}')"
+    )
+    return True
