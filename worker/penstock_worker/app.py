@@ -19,7 +19,7 @@ from penstock_worker.ingest.tasks import register_tasks
 from penstock_worker.maintenance.tasks import beat_schedule, register_maintenance
 from penstock_worker.settings import Settings, load_settings
 
-__all__ = ["MAINTENANCE_QUEUE", "app", "create_app"]
+__all__ = ["MAINTENANCE_QUEUE", "app", "create_app"]  # noqa: F822  # `app` is made by __getattr__
 
 MAINTENANCE_QUEUE = "penstock.maintenance"
 

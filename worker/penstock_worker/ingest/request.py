@@ -1,8 +1,8 @@
 """
 A batch as ONE real Celery request.
 
-So prefork, late acknowledgement, `reject_on_worker_lost`, time limits, warm shutdown, signals, `inspect active` and Flower apply
-to batches with no code of ours.
+So prefork, late acknowledgement, `reject_on_worker_lost`, time limits, warm shutdown, signals, `inspect active` and Flower
+apply to batches with no code of ours.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ __all__ = ["Letter", "fingerprints_over_rate", "record_letters"]
 
 @dataclass(slots=True)
 class Letter:
-    """One dead letter. `state` is `dead` or `held`; `payload` is the event's bytes, or the whole message's if it was unreadable."""
+    """One dead letter: `state` is `dead` or `held`; `payload` the event's bytes, or the message's if that was unreadable."""
 
     id: UUID
     state: str
@@ -52,8 +52,8 @@ def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
     rows = [letter.row() for letter in letters]
     if rows:
         connection.cursor().executemany(
-            "INSERT INTO penstock.dead_letters (id, state, reason, detail, sqlstate, constraint_name, column_name, fingerprint, "
-            "type, op, version, event_id, producer, epoch, seq, payload) VALUES (%(id)s, %(state)s, %(reason)s, %(detail)s, "
+            "INSERT INTO penstock.dead_letters (id, state, reason, detail, sqlstate, constraint_name, column_name, "
+            "fingerprint, type, op, version, event_id, producer, epoch, seq, payload) VALUES (%(id)s, %(state)s, %(reason)s, %(detail)s, "
             "%(sqlstate)s, %(constraint)s, %(column)s, %(fingerprint)s, %(type)s, %(op)s, %(version)s, %(event_id)s, "
             "%(producer)s, %(epoch)s, %(seq)s, %(payload)s) ON CONFLICT (id) DO NOTHING",
             rows,

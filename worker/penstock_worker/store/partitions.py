@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from penstock_schemas.record import RecordType
-
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.months import MONTHS_BACK, kept_months, months_later
 from penstock_worker.store.upsert import quote
@@ -37,13 +36,10 @@ def ensure_partitions(connection: Connection, record: RecordType, now: datetime 
     """
     if record.declaration.append_only is None:
         return []
-    made = []
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        for month in _months(record, now or datetime.now(UTC)):
-            if _create(connection, record, month):
-                made.append(partition_name(record, month))
-    return made
+        months = _months(record, now or datetime.now(UTC))
+        return [partition_name(record, month) for month in months if _create(connection, record, month)]
 
 
 def _months(record: RecordType, now: datetime) -> Iterator[datetime]:

@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
 from penstock_schemas.column import Column, Kind
 from penstock_schemas.declaration import Index
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
-from sqlalchemy.dialects import postgresql
 
 __all__ = ["OWN_SCHEMA", "bookkeeping_columns", "metadata_for", "sql_type"]
 
@@ -80,7 +81,10 @@ def _record_table(metadata: sa.MetaData, registry: Registry, record: RecordType)
     sa.Table(
         declaration.table_name,
         metadata,
-        *(sa.Column(column.name, sql_type(record, column), nullable=column.name not in record.key) for column in record.columns),
+        *(
+            sa.Column(column.name, sql_type(record, column), nullable=column.name not in record.key)
+            for column in record.columns
+        ),
         *_bookkeeping(record),
         sa.PrimaryKeyConstraint(*record.key, name=f"{declaration.table_name}_pkey"),
         *_foreign_keys(registry, record),
