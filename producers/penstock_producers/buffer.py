@@ -54,6 +54,8 @@ class Buffer:
         self.is_abandoned = False
 
         self._options = options
+        self._max_events = options.max_events
+        self._max_bytes = options.max_bytes
         self._tell = tell
         self._now = now
         self.lock = threading.RLock()
@@ -79,7 +81,8 @@ class Buffer:
         """
         size = len(event)
         with self.lock:
-            if self._has_room(size) and not self.is_closing:
+            # `_has_room`, written out: this is the way of nearly every event.
+            if self.held_events < self._max_events and self.held_bytes + size <= self._max_bytes and not self.is_closing:
                 return self._append(event, size)
         return self._accept_crowded(event, size)
 
@@ -93,9 +96,9 @@ class Buffer:
             return [self.accept(event) for event in events]
 
     def _has_room(self, size: int, count: int = 1) -> bool:
-        if self.held_events + count > self._options.max_events:
+        if self.held_events + count > self._max_events:
             return False
-        return self.held_bytes + size <= self._options.max_bytes or (self.held_events == 0 and count == 1)
+        return self.held_bytes + size <= self._max_bytes or (self.held_events == 0 and count == 1)
 
     def _append(self, event: bytes, size: int) -> int:
         # The number first: an event published by a signal handler in between then gets the next one.

@@ -22,17 +22,20 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class HybridClock:
-    """Call it for the next version. Safe under threads; reentrant, because a signal handler may publish too."""
+    """Safe under threads; reentrant, because a signal handler may publish too."""
 
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._now_ns = now_ns
         self._last = 0
         self._lock = threading.RLock()
 
-    def __call__(self) -> int:
+    def next_version(self) -> int:
+        """Now, or one more than the last answer."""
         with self._lock:
             now = self._now_ns() // 1_000
-            self._last = now = now if now > self._last else self._last + 1
+            if now <= self._last:
+                now = self._last + 1
+            self._last = now
             return now
 
     def unlock_after_fork(self) -> None:

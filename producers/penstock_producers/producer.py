@@ -208,4 +208,4 @@ def _event(record_class: type[Record], op: Op, data: bytes, occurred_at: datetim
         raise RecordTooLarge(
             f"{type_name}: {len(data)} bytes, over the limit of {MAX_RECORD_BYTES}; put the payload into object storage"
         )
-    return encode_event(type_name, op, process_clock() if occurred_at is None else version_of(occurred_at), data)
+    return encode_event(type_name, op, process_clock.next_version() if occurred_at is None else version_of(occurred_at), data)

@@ -85,8 +85,7 @@ class Sender:
                 pass
             self.is_done.set()
         except BaseException:
-            # Every error of a transport is caught in a turn. What comes here is a mistake of ours or the end of the process;
-            # the thread ends, the events stay, the next publish() starts another one.
+            # Errors are caught in the turn; this is SystemExit and its like. The events stay.
             logger.exception("the sender of %s ended, the next event starts another one", self._options.name)
         finally:
             self._close_transport()
@@ -95,16 +94,16 @@ class Sender:
 
     def run_once(self) -> bool:
         """One turn: wait for something due and try once to deliver it. False when there will be nothing any more."""
-        envelopes = self._buffer.cut(_ENVELOPES_PER_TURN, _BYTES_PER_TURN)
-        if not envelopes:
-            return False
         try:
+            envelopes = self._buffer.cut(_ENVELOPES_PER_TURN, _BYTES_PER_TURN)
+            if not envelopes:
+                return False
             if self.transport is None:
                 self.transport = self._connect()
             self.transport.send(envelopes, self._confirm)
             if self._buffer.in_flight:
                 raise TransportError("the transport returned before all was confirmed")  # noqa: TRY301  # one way of failing
-        except Exception as exc:  # noqa: BLE001  # an unknown error is an outage too: the events must stay
+        except Exception as exc:  # noqa: BLE001  # also an error of ours must not end the thread silently
             self._fail(exc)
         return True
 
@@ -120,7 +119,13 @@ class Sender:
         self.last_error = str(exc) or type(exc).__name__
         self.failures += 1
         if self.failures == 1:
-            logger.warning("%s: not delivered, the events stay and it is tried again: %s", self._options.name, self.last_error)
+            logger.warning(
+                "%s: not delivered, the events stay and it is tried again: %s",
+                self._options.name,
+                self.last_error,
+                exc_info=None if isinstance(exc, TransportError) else exc,
+                extra={"action": "send_failed"},
+            )
         self._on_failure()
         self._buffer.wait_to_retry(self._delay_s())
 
