@@ -47,12 +47,14 @@ def find_free_port() -> int:
         return port
 
 
-def is_port_free(port: int) -> bool:
-    with socket.socket() as probe:
+def is_port_free(port: int, address: str = LOOPBACK) -> bool:
+    """Whether a server could listen there now; also False where the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
         # What a server does too: connections of an earlier run that are still closing do not make a port busy.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
         except OSError:
             return False
         return True

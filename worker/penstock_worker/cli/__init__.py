@@ -1,0 +1,87 @@
+"""
+The command line: one module per command, and one place where an error becomes a line.
+
+A command whose extra is not installed is there all the same, and says what to install.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from penstock_worker.cli.explain import explain, missing_extra
+
+__all__ = ["app", "main"]
+
+#: In the order of the help page; a command `a-b` is in the module `a_b`.
+_COMMANDS = ("up", "demo", "worker", "beat", "flower", "migrate", "publish", "status", "dead-letters")
+
+#: What a shell calls the mistake of a person, and the end by Ctrl-C.
+_EXIT_MISTAKE = 2
+_EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Write-behind persistence: events from Redis or RabbitMQ into PostgreSQL, in batches.",
+)
+
+
+def main() -> None:
+    """Run the command; an error that a person can act on is one line on stderr and exit code 2."""
+    # Users' record types may lie in the folder they work in, as with Celery's own command.
+    sys.path.append(os.getcwd())  # noqa: PTH109  # a string is wanted
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(_EXIT_INTERRUPTED)
+    except Exception as exc:
+        line = explain(exc)
+        if line is None:
+            raise
+        print(f"penstock: {line}", file=sys.stderr)  # noqa: T201
+        sys.exit(_EXIT_MISTAKE)
+
+
+@app.callback()
+def _options(
+    is_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if is_version:
+        typer.echo(f"penstock {version('penstock')}")
+        raise typer.Exit
+
+
+def _register_all() -> None:
+    for command in _COMMANDS:
+        name = f"penstock_worker.cli.{command.replace('-', '_')}"
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as exc:
+            if exc.name == name:
+                continue
+            if missing_extra(exc) is None:
+                raise
+            _register_stand_in(command, exc)
+        else:
+            module.register(app)
+
+
+def _register_stand_in(command: str, error: ModuleNotFoundError) -> None:
+    """A command in place of one whose libraries are missing; it takes any arguments and says what to install."""
+
+    def stand_in() -> None:
+        raise error
+
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    help_text = f"(not installed: {explain(error)})"
+    app.command(command, context_settings=settings, help=help_text, add_help_option=True)(stand_in)
+
+
+_register_all()

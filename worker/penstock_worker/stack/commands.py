@@ -1,0 +1,46 @@
+"""
+The command lines of worker, beat and Flower.
+
+Apart from `services`, because a production host that runs `penstock worker` has nothing that watches processes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from penstock_worker.settings import Settings
+
+__all__ = ["beat_command", "flower_command", "service_environment", "worker_command"]
+
+_CELERY = (sys.executable, "-m", "celery", "-A", "penstock_worker.app")
+
+#: The task queue. The queue of events is not named: its consumer is the ingest step, and a second one would disturb it.
+_TASK_QUEUE = "penstock.maintenance"
+
+
+def worker_command(settings: Settings, name: str) -> list[str]:
+    """
+    One worker with prefork children.
+
+    Events are on, for Flower. Gossip and mingle are off: workers have nothing to tell each other, and it costs start time
+    and a queue each.
+    """
+    words = ["worker", "--pool", "prefork", "--concurrency", str(settings.concurrency), "-Q", _TASK_QUEUE]
+    words += ["-E", "-n", name, "--loglevel", settings.log_level, "--without-gossip", "--without-mingle"]
+    return [*_CELERY, *words]
+
+
+def beat_command(settings: Settings) -> list[str]:
+    return [*_CELERY, "beat", "--schedule", str(settings.schedule_file), "--loglevel", settings.log_level]
+
+
+def flower_command(settings: Settings, address: str, port: int) -> list[str]:
+    """Flower, only to look at: what it shows may also be reached by those who must not control the pool."""
+    words = [f"--address={address}", f"--port={port}", "--read_only=True", f"--logging={settings.log_level.lower()}"]
+    return [*_CELERY, "flower", *words]
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """What tells a child process the addresses that this process found."""
+    urls = {"PENSTOCK_BROKER_URL": settings.broker_url, "PENSTOCK_DATABASE_URL": settings.database_url}
+    return {name: url for name, url in urls.items() if url}

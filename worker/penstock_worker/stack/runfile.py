@@ -1,0 +1,96 @@
+"""
+What makes `penstock up` the only one in its folder, and lets it find what a killed run left behind.
+
+    up.lock    locked by the operating system while a run lives, so it is free again after a kill -9; holds the run's pid
+    run.json   every process of the run: name, pid, when it was started, command line
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from penstock_worker.errors import ConfigurationError
+from penstock_worker.stack.process import ManagedProcess, end_processes
+
+__all__ = ["end_recorded", "hold_folder", "record", "write_privately"]
+
+#: How far apart two readings of one start time may be: a clock that is set right moves them.
+_START_TOLERANCE_S = 2
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """
+    Be the only run in this folder.
+
+    Raises:
+        ConfigurationError: Another one holds it.
+    """
+    descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            pid = os.read(descriptor, 20).decode().strip() or "unknown"
+            raise ConfigurationError(f"`penstock up` already runs in {folder.parent} (pid {pid}): stop it first") from exc
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def record(file: Path, processes: Iterable[ManagedProcess]) -> None:
+    """Note the processes that run now, before anything else can happen to this one."""
+    entries = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running:
+                found = psutil.Process(process.pid)
+                entries.append(
+                    {"name": process.name, "pid": found.pid, "started_at": found.create_time(), "command": found.cmdline()}
+                )
+    write_privately(file, json.dumps(entries))
+
+
+def end_recorded(file: Path, within_s: float = 15) -> list[str]:
+    """
+    End what is left of a run that was killed, in the order of its record, and return the names of what was ended.
+
+    A pid may belong to somebody else by now, so start time and command line must be the recorded ones.
+    """
+    ended: list[str] = []
+    for entry in _read(file):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process = psutil.Process(entry["pid"])
+            if abs(process.create_time() - entry["started_at"]) < _START_TOLERANCE_S and process.cmdline() == entry["command"]:
+                family = [process, *process.children(recursive=True)]
+                process.terminate()
+                end_processes(family, within_s)
+                ended.append(entry["name"])
+    file.unlink(missing_ok=True)
+    return ended
+
+
+def write_privately(file: Path, text: str) -> None:
+    """Replace a file in one step, readable by its owner only: it holds passwords or tells whom to signal."""
+    draft = file.with_name(f".{file.name}.new")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(file)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return []
+    return entries if isinstance(entries, list) else []
