@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from kombu import Connection
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.timer import Timer
+from kombu.connection import Connection
 
 from penstock_schemas.topology import queues
 from penstock_worker.ingest.message import RawMessage

@@ -67,4 +67,4 @@ def _reading(event: _CloudEvent) -> Reading:
     digest = hashlib.blake2b(f"{event.source}\n{event.id}".encode(), digest_size=16).digest()
     version = (event.time - _EPOCH) // timedelta(microseconds=1)
     content = {"type": event.type, "op": event.op, "version": version, "data": event.data}
-    return Reading(event.source, str(UUID(bytes=digest, version=8)), json.dumps(content).encode())
+    return Reading(event.source, str(uuid8(digest)), json.dumps(content).encode())

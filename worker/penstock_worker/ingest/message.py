@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from penstock_schemas.record import RecordType
 from penstock_worker.ingest.outcome import Outcome, Verdict
 
-__all__ = ["Envelope", "Event", "Message", "RawMessage", "unwrap"]
+__all__ = ["Envelope", "Event", "Message", "RawMessage", "unwrap", "uuid8"]
 
 Stamp = tuple[int, str]
 
@@ -44,7 +44,7 @@ class Message:
         """Names the message by what it says, so that every redelivery has the same name."""
         digest = hashlib.blake2b(self.body, digest_size=16)
         digest.update(repr([self.headers.get(name) for name in ("epoch", "seq")]).encode())
-        return UUID(bytes=digest.digest(), version=8)
+        return uuid8(digest.digest())
 
 
 @dataclass(slots=True)
@@ -91,6 +91,12 @@ class Event:
     def end(self, verdict: Verdict) -> None:
         """Give the event an outcome that keeps it out of its table."""
         self.outcome, self.verdict = verdict.outcome, verdict
+
+
+def uuid8(digest: bytes) -> UUID:
+    """Sixteen bytes as a UUIDv8 (RFC 9562), which `uuid.UUID` of Python 3.11 cannot mark."""
+    value = int.from_bytes(digest, "big")
+    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62)
 
 
 def unwrap(raw: RawMessage) -> Message | None:

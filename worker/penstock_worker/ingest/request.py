@@ -37,7 +37,7 @@ class Ending(Protocol):
         """The task raised, in order: nothing was stored."""
 
 
-class _Ticket(Message):  # type: ignore[misc]  # kombu has no types
+class _Ticket(Message):
     """
     What Celery acknowledges or rejects.
 
@@ -46,7 +46,7 @@ class _Ticket(Message):  # type: ignore[misc]  # kombu has no types
     """
 
     def __init__(self, ending: Ending) -> None:
-        super().__init__(body=b"", delivery_info={}, properties={}, headers={})
+        super().__init__(body=b"", delivery_info={}, properties={}, headers={})  # type: ignore[no-untyped-call]  # kombu
         self.ending = ending
         self.result: Any = None
         self.is_lost = False

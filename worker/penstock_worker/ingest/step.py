@@ -314,9 +314,10 @@ def add_queue_to_inspection() -> None:
 
     def active_queues(state: Any) -> list[dict[str, Any]]:
         queues = list(listed(state) or [])
-        step = getattr(state.consumer, "ingest_step", None)
-        return queues + [{"name": step.settings.queue, "exchange": {"name": ""}, "routing_key": step.settings.queue}] * bool(
-            step
-        )
+        step: IngestStep | None = getattr(state.consumer, "ingest_step", None)
+        if step is not None:
+            name = step.settings.queue
+            queues.append({"name": name, "exchange": {"name": ""}, "routing_key": name})
+        return queues
 
     Panel.data["active_queues"] = active_queues

@@ -95,7 +95,7 @@ def register_tasks(app: Celery, settings: Settings) -> None:
     """Make the tasks of the app."""
     child = Child(settings)
 
-    @app.task(
+    @app.task(  # type: ignore[untyped-decorator]  # celery has no types
         name="penstock.write_batch",
         acks_late=True,
         reject_on_worker_lost=True,
@@ -111,7 +111,7 @@ def register_tasks(app: Celery, settings: Settings) -> None:
             logger.exception("a batch could not be written; it goes back to the broker")
             raise Reject(exc, requeue=True) from exc
 
-    @app.task(
+    @app.task(  # type: ignore[untyped-decorator]  # celery has no types
         name="penstock.probe",
         acks_late=True,
         reject_on_worker_lost=True,

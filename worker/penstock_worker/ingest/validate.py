@@ -30,10 +30,12 @@ class Validators:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        event = _event_type(registry)
+        event: Any = _event_type(registry)
         self.event: TypeAdapter[Any] = TypeAdapter(event)
         self.head: TypeAdapter[Any] = TypeAdapter(_typed("Head", _HEAD, _IGNORE))
-        self.envelope: TypeAdapter[Any] = TypeAdapter(_typed("Envelope", {**_HEAD, "events": list[event]}, _IGNORE))
+        self.envelope: TypeAdapter[Any] = TypeAdapter(
+            _typed("Envelope", {**_HEAD, "events": list.__class_getitem__(event)}, _IGNORE)
+        )
 
 
 _IGNORE = ConfigDict(extra="ignore")
@@ -53,7 +55,8 @@ _HEAD: dict[str, Any] = {
 
 
 def _typed(name: str, fields: dict[str, Any], config: ConfigDict) -> Any:
-    typed: Any = TypedDict(name, fields)  # type: ignore[operator]  # a TypedDict made at run time
+    make: Any = TypedDict  # at run time, which type checkers do not follow
+    typed = make(name, fields)
     typed.__pydantic_config__ = config
     return typed
 

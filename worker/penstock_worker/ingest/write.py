@@ -231,7 +231,8 @@ class Writer:
                     by_key.setdefault(key, Placeholder((key,))).children.append(event)
         if not by_key:
             return [], {}
-        found = dict(connection.execute(self.stages[name].plan.parents_of, [list(by_key)]).fetchall())
+        rows = connection.execute(self.stages[name].plan.parents_of, [list(by_key)]).fetchall()
+        found = {row[0]: row[1] for row in rows}
         written = {event.key[0] for event in events}
         deleted = {key: int(str(version)) for key, version in found.items() if version is not None}
         for event in events:

@@ -35,7 +35,7 @@ def beat_schedule() -> dict[str, dict[str, Any]]:
 def register_maintenance(app: Celery, settings: Settings) -> None:
     """Make the maintenance tasks of the app."""
 
-    @app.task(name="penstock.make_partitions", ignore_result=True)
+    @app.task(name="penstock.make_partitions", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
     def make_partitions() -> dict[str, Any]:
         """Make the partitions of the months ahead; they are there already, usually. Safe to run twice."""
         connect = connect_with(settings)

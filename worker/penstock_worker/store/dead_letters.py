@@ -53,9 +53,10 @@ def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
     if rows:
         connection.cursor().executemany(
             "INSERT INTO penstock.dead_letters (id, state, reason, detail, sqlstate, constraint_name, column_name, "
-            "fingerprint, type, op, version, event_id, producer, epoch, seq, payload) VALUES (%(id)s, %(state)s, %(reason)s, %(detail)s, "
-            "%(sqlstate)s, %(constraint)s, %(column)s, %(fingerprint)s, %(type)s, %(op)s, %(version)s, %(event_id)s, "
-            "%(producer)s, %(epoch)s, %(seq)s, %(payload)s) ON CONFLICT (id) DO NOTHING",
+            "fingerprint, type, op, version, event_id, producer, epoch, seq, payload) "
+            "VALUES (%(id)s, %(state)s, %(reason)s, %(detail)s, %(sqlstate)s, %(constraint)s, %(column)s, "
+            "%(fingerprint)s, %(type)s, %(op)s, %(version)s, %(event_id)s, %(producer)s, %(epoch)s, %(seq)s, %(payload)s) "
+            "ON CONFLICT (id) DO NOTHING",
             rows,
         )
 

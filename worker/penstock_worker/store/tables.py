@@ -19,6 +19,7 @@ The bookkeeping columns of a record's table:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -35,7 +36,7 @@ OWN_SCHEMA = "penstock"
 #: The package that owns them and the built-in record types.
 OWNER = "penstock_schemas"
 
-_TYPES: dict[Kind, sa.types.TypeEngine[object]] = {
+_TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     Kind.TEXT: sa.Text(),
     Kind.BIGINT: sa.BigInteger(),
     Kind.DOUBLE: sa.Double(),
@@ -63,7 +64,7 @@ def bookkeeping_columns(record: RecordType) -> list[str]:
     return [column.name for column in _bookkeeping(record)]
 
 
-def sql_type(record: RecordType, column: Column) -> sa.types.TypeEngine[object]:
+def sql_type(record: RecordType, column: Column) -> sa.types.TypeEngine[Any]:
     """A column's type; texts by which rows are found and locked sort by their bytes."""
     if column.kind is Kind.TEXT and column.name in (*record.key, _parent_field(record)):
         return sa.Text(collation="C")
@@ -90,13 +91,12 @@ def _record_table(metadata: sa.MetaData, registry: Registry, record: RecordType)
         *_foreign_keys(registry, record),
         *_indexes(record),
         schema=declaration.schema,
-        comment=record.doc.splitlines()[0] if record.doc else None,
         info={"owner": record.owner, "record": record},
         postgresql_partition_by=f'RANGE ("{append_only}")' if append_only else None,
     )
 
 
-def _bookkeeping(record: RecordType) -> Iterator[sa.Column[object]]:
+def _bookkeeping(record: RecordType) -> Iterator[sa.Column[Any]]:
     yield sa.Column("_version", sa.BigInteger())
     yield sa.Column("_event", sa.Uuid())
     if record.declaration.parent:
@@ -133,7 +133,7 @@ def _own_tables(metadata: sa.MetaData) -> None:
     def table(name: str, *parts: sa.schema.SchemaItem) -> None:
         sa.Table(name, metadata, *parts, schema=OWN_SCHEMA, info={"owner": OWNER})
 
-    def column(name: str, kind: sa.types.TypeEngine[object], *, null: bool = False, now: bool = False) -> sa.Column[object]:
+    def column(name: str, kind: sa.types.TypeEngine[Any], *, null: bool = False, now: bool = False) -> sa.Column[Any]:
         return sa.Column(name, kind, nullable=null, server_default=_NOW if now else None)
 
     text, big, uuid, time = sa.Text(), sa.BigInteger(), sa.Uuid(), sa.TIMESTAMP(timezone=True)

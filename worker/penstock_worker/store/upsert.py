@@ -235,7 +235,8 @@ class UpsertPlan:
     def _stamps(self, side: str) -> str:
         """A row's stamps written out, also where it is plain."""
         pairs = ", ".join(f"'{base}', {self._plain(side, base)}" for base in self._used_bases)
-        return f"CASE WHEN {side}._stamps IS NULL AND {side}._version IS NOT NULL THEN jsonb_build_object({pairs}) ELSE {side}._stamps END"
+        is_plain = f"{side}._stamps IS NULL AND {side}._version IS NOT NULL"
+        return f"CASE WHEN {is_plain} THEN jsonb_build_object({pairs}) ELSE {side}._stamps END"
 
     def _merged_extra(self) -> str:
         return (
