@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -88,11 +87,11 @@ def _letters_of_events(events: Iterable[Event]) -> Iterator[Letter]:
 
 
 def _letter_of_refused(refused: Refused) -> Letter:
+    """The letter's id is the event's, so that an event sent again in another envelope has one letter still."""
     envelope = refused.envelope
-    letter_id = UUID(
-        bytes=hashlib.blake2b(envelope.message.id.bytes + b"%d" % refused.first, digest_size=16).digest(), version=8
-    )
-    letter = _letter(envelope, refused.first, refused.payload, refused.verdict, letter_id)
+    event_id = UUID(refused.event_id) if refused.event_id else None
+    letter = _letter(envelope, refused.first, refused.payload, refused.verdict, event_id or envelope.message.id)
+    letter.event_id = event_id
     letter.type, letter.op, letter.version = (refused.hints.get(name) for name in ("type", "op", "version"))
     return letter
 

@@ -11,11 +11,10 @@ import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, NamedTuple
-from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from penstock_worker.ingest.message import Message
+from penstock_worker.ingest.message import Message, uuid8
 
 __all__ = ["CLOUDEVENTS_TYPES", "Reading", "read_cloudevents"]
 

@@ -28,7 +28,11 @@ __all__ = ["Decoded", "Refused", "decode", "refuse_whole", "split_events"]
 
 @dataclass(slots=True)
 class Refused:
-    """Events that could not be read: `count` of them from `first` in the envelope. `payload` is all there is of them."""
+    """
+    Events that could not be read: `count` of them from `first` in the envelope. `payload` is all there is of them.
+
+    `event_id` is None where a whole message was refused.
+    """
 
     envelope: Envelope
     first: int
@@ -36,6 +40,7 @@ class Refused:
     payload: bytes
     verdict: Verdict
     hints: dict[str, Any] = field(default_factory=dict)
+    event_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -134,11 +139,11 @@ def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, vali
         content = validators.event.validate_json(piece)
     except ValidationError as exc:
         hints = _hints(piece)
-        decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, hints), hints))
+        decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, hints), hints, event_id))
         return
     if b"\\u0000" in piece and _has_nul(content["data"]):
         verdict = Verdict(Outcome.DEAD, "nul_character", "a text holds a NUL character, which PostgreSQL cannot store")
-        decoded.refused.append(Refused(envelope, index, 1, piece, verdict, _hints(piece)))
+        decoded.refused.append(Refused(envelope, index, 1, piece, verdict, _hints(piece), event_id))
         return
     decoded.events.append(_event(validators.registry[content["type"]], content, event_id, envelope, index))
 
