@@ -247,7 +247,7 @@ def describe(place: Site) -> dict[str, Any]:
             "python": platform.python_version(),
             "postgresql": place.value("SHOW server_version"),
             "broker": _broker_version(place),
-            **{name: version(name) for name in ("penstock", "celery", "kombu", "psycopg", "pydantic")},
+            **{name: version(name) for name in ("celery", "kombu", "psycopg", "pydantic")},
         },
         "cores": os.cpu_count(),
     }
