@@ -49,13 +49,19 @@ def main() -> None:
         sys.exit(_EXIT_MISTAKE)
 
 
-@app.callback()
-def _options(
-    is_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
-) -> None:
-    if is_version:
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(f"penstock {version('penstock')}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    is_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing: `--version` ends before a command."""
 
 
 def _register_all() -> None:

@@ -1,0 +1,67 @@
+# Every target bootstraps .venv/ by itself: a fresh machine needs Python 3.11 and make.
+#
+#   make demo     publish real data, store it, compare it
+#   make test     all tests, in parallel
+#   make up       servers, worker, beat and Flower in this folder until Ctrl-C
+#   make check    format, lint, types, layers, tests
+#
+# `make test ARGS="-k upsert"` and `make demo ARGS=--json` pass arguments on.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+#: Newer than the lock and the project file when .venv/ is what they say.
+INSTALLED := .venv/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo up test check format lint types layers lock rabbitmq help
+
+help:
+	@sed -n '3,8s/^# *//p' Makefile
+
+setup: $(INSTALLED) rabbitmq
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# RabbitMQ comes in no wheel; without it its tests are skipped on a laptop and fail in CI.
+rabbitmq:
+	@sh tests/servers/install-rabbitmq.sh
+
+demo: $(INSTALLED)
+	$(BIN)/penstock demo $(ARGS)
+
+up: $(INSTALLED)
+	$(BIN)/penstock up $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+check: format lint types layers test
+
+format: $(INSTALLED)
+	$(BIN)/ruff format --check
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+	$(BIN)/pyright tests/typing
+
+layers: $(INSTALLED)
+	$(BIN)/lint-imports
+
+# For Linux and macOS, Python 3.11 and newer. What the machine's configuration says of indexes stays out of the file.
+lock:
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet uv
+	env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-strip-extras \
+		--custom-compile-command "make lock" --quiet --output-file requirements.lock $(ARGS)
