@@ -12,7 +12,7 @@ from penstock_worker.settings import load_settings
 from penstock_worker.stack.checks import hide_password
 from penstock_worker.stack.up import Stack, start_stack
 
-__all__ = ["register"]
+__all__ = ["end_like_ctrl_c", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def up(
 
     A server is started for each of PENSTOCK_DATABASE_URL and PENSTOCK_BROKER_URL that is not set; its data stay in .penstock/.
     """
-    _end_like_ctrl_c()
+    end_like_ctrl_c()
     settings = load_settings(**({} if flower_port is None else {"flower_port": flower_port}))
     typer.echo("starting ...")
     try:
@@ -43,7 +43,7 @@ def up(
     typer.echo("stopped")
 
 
-def _end_like_ctrl_c() -> None:
+def end_like_ctrl_c() -> None:
     """SIGTERM and a closed terminal stop as cleanly; a shell that starts this in the background has SIGINT ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
