@@ -222,7 +222,7 @@ class Buffer:
             sender left there. None at all when the buffer is closed and empty.
         """
         with self.lock:
-            while not self.in_flight and not self.is_abandoned and (due_in_s := self._due_in_s()) > 0:
+            while not self.in_flight and not self.is_abandoned and (due_in_s := self.due_in_s()) > 0:
                 self.work.wait(None if math.isinf(due_in_s) else due_in_s)
             if self.in_flight or self.is_abandoned:
                 return list(self.in_flight)
@@ -238,7 +238,7 @@ class Buffer:
     def _is_forced(self) -> bool:
         return self.is_closing or (bool(self._pending) and self._pending[0][0] < self._flush_before)
 
-    def _due_in_s(self) -> float:
+    def due_in_s(self) -> float:
         """Seconds until the sender has something to do: 0 for now, infinity for not before something happens."""
         if self._is_forced() or self._is_batch_full():
             return 0
@@ -291,8 +291,7 @@ class Buffer:
             self._look_for_oldest()
             self._release(len(envelope.events), sum(map(len, envelope.events)))
 
-    def wait_to_retry(self, delay_s: float) -> None:
-        """Wait before the next attempt. A close begun meanwhile ends the wait, its time is short."""
+    def wait_to_retry(self, delay_s: float, was_closing: bool) -> None:
+        """Wait before the next attempt; not when closing began after the failed one, then time is short."""
         with self.lock:
-            was_closing = self.is_closing
             self.work.wait_for(lambda: self.is_abandoned or self.is_closing != was_closing, delay_s)

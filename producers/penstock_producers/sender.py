@@ -94,6 +94,7 @@ class Sender:
 
     def run_once(self) -> bool:
         """One turn: wait for something due and try once to deliver it. False when there will be nothing any more."""
+        was_closing = self._buffer.is_closing
         try:
             envelopes = self._buffer.cut(_ENVELOPES_PER_TURN, _BYTES_PER_TURN)
             if not envelopes:
@@ -104,7 +105,7 @@ class Sender:
             if self._buffer.in_flight:
                 raise TransportError("the transport returned before all was confirmed")  # noqa: TRY301  # one way of failing
         except Exception as exc:  # noqa: BLE001  # also an error of ours must not end the thread silently
-            self._fail(exc)
+            self._fail(exc, was_closing)
         return True
 
     def _confirm(self, envelope: Envelope) -> None:
@@ -115,7 +116,7 @@ class Sender:
         self.failures = 0
         self.last_error = None
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: Exception, was_closing: bool) -> None:
         self.last_error = str(exc) or type(exc).__name__
         self.failures += 1
         if self.failures == 1:
@@ -127,7 +128,7 @@ class Sender:
                 extra={"action": "send_failed"},
             )
         self._on_failure()
-        self._buffer.wait_to_retry(self._delay_s())
+        self._buffer.wait_to_retry(self._delay_s(), was_closing)
 
     def _delay_s(self) -> float:
         """Twice as long after each failure, and jittered, so that a broker that comes back is not met by all at once."""

@@ -11,7 +11,6 @@ It is the real producer over a transport that keeps what it is given: policies, 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,14 +44,12 @@ class MemoryTransport:
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
         self.is_away = False
-        self._lock = threading.Lock()
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
         for envelope in envelopes:
             if self.is_away:
                 raise TransportError("the memory broker is away")
-            with self._lock:
-                self.envelopes.append(envelope)
+            self.envelopes.append(envelope)
             on_confirmed(envelope)
 
     def close(self) -> None:
@@ -63,8 +60,7 @@ class MemoryTransport:
 
     def events(self) -> list[PublishedEvent]:
         """Every event of every envelope."""
-        with self._lock:
-            return [event for envelope in self.envelopes for event in _events_of(envelope)]
+        return [event for envelope in list(self.envelopes) for event in _events_of(envelope)]
 
 
 class MemoryProducer(Producer):
@@ -75,8 +71,9 @@ class MemoryProducer(Producer):
     """
 
     def __init__(self, *, name: str = "test", linger_s: float = 0.0, **options: Any) -> None:
-        self.transport = MemoryTransport()
-        super().__init__("memory://", name=name, linger_s=linger_s, connect=lambda: self.transport, **options)
+        # The sender's thread must not hold the producer: dropping the last reference to it closes it.
+        self.transport = transport = MemoryTransport()
+        super().__init__("memory://", name=name, linger_s=linger_s, connect=lambda: transport, **options)
 
     @property
     def events(self) -> list[PublishedEvent]:

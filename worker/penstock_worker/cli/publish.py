@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from penstock_producers import BufferFull, Producer
-from penstock_schemas import DeclarationError, Record, RecordError, Registry, load_registry
+from penstock_schemas import DeclarationError, Record, Registry, load_registry
 from penstock_schemas.wire import MAX_MESSAGE_BYTES, QUEUE
 from penstock_worker.errors import ConfigurationError
 
@@ -128,7 +128,7 @@ def publish(
     else:
         typer.echo(f"{counts.published:,} published, {counts.bad:,} bad")
     if error is not None:
-        raise ConfigurationError(f"the broker did not take {counts.undelivered:,} events or more: {error}; check its URL")
+        raise ConfigurationError(f"gave up, {counts.undelivered:,} events are not delivered: {error}")
     if counts.bad:
         raise typer.Exit(1)
 
@@ -146,7 +146,7 @@ def _publish_lines(reader: Reader, stream: BinaryIO, producer: Producer, progres
             counts.published += 1
         except BufferFull as exc:
             return producer.status().last_error or str(exc)
-        except (ValueError, RecordError) as exc:
+        except ValueError as exc:
             counts.bad += 1
             progress.console.print(f"line {number}: {exc}", markup=False, highlight=False, soft_wrap=True)
     return None
@@ -207,9 +207,7 @@ def _progress() -> Progress:
 def _producer(broker_url: str | None, queue: str | None, timeout_s: float) -> Producer:
     url = broker_url or os.environ.get("PENSTOCK_BROKER_URL") or _running_broker()
     if not url:
-        raise ConfigurationError(
-            "no broker: give --broker-url or set PENSTOCK_BROKER_URL, no `penstock up` runs in this folder"
-        )
+        raise ConfigurationError("no broker and no `penstock up` in this folder: give --broker-url or set PENSTOCK_BROKER_URL")
     try:
         return Producer(
             url,

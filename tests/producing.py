@@ -1,0 +1,128 @@
+"""What the producer's tests share: options with small numbers, a clock to turn by hand, a transport that does as it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from penstock_producers import TransportError
+from penstock_producers.buffer import Buffer
+from penstock_producers.options import Options
+from penstock_producers.sender import Sender
+from penstock_schemas.wire import Envelope, new_epoch
+
+__all__ = ["Clock", "Drops", "ScriptedTransport", "eventually", "in_child", "make_buffer", "make_sender", "numbers", "options"]
+
+
+def options(**given: Any) -> Options:
+    defaults: dict[str, Any] = {
+        "name": "test",
+        "queue": "penstock.events",
+        "policy": "drop_newest",
+        "max_events": 100,
+        "max_bytes": 10_000,
+        "block_timeout_s": None,
+        "linger_s": 0.05,
+        "batch_events": 10,
+        "batch_bytes": 1_000,
+        "heartbeat_s": 30.0,
+        "late_after_s": 60.0,
+        "retry_min_s": 0.001,
+        "retry_max_s": 0.002,
+        "timeout_s": 1.0,
+        "exit_deadline_s": 1.0,
+        "on_drop": None,
+    }
+    return Options(**{**defaults, **given})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Drops:
+    """Every (count, reason) that was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, str]] = []
+
+    def __call__(self, count: int, reason: str) -> None:
+        self.told.append((count, reason))
+
+
+class ScriptedTransport:
+    """
+    Keeps what it was given, and answers each `send` by the script.
+
+    A number is how many envelopes it confirms before it fails, an exception is raised, None and the end of the script
+    confirm all.
+    """
+
+    def __init__(self, *script: int | BaseException | None) -> None:
+        self.script = list(script)
+        self.attempts: list[list[Envelope]] = []
+        self.confirmed: list[Envelope] = []
+        self.is_closed = False
+
+    def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
+        self.attempts.append(list(envelopes))
+        answer = self.script.pop(0) if self.script else None
+        if isinstance(answer, BaseException):
+            raise answer
+        for envelope in envelopes[:answer]:
+            self.confirmed.append(envelope)
+            on_confirmed(envelope)
+        if answer is not None:
+            raise TransportError("told to fail")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def forget(self) -> None:
+        pass
+
+
+def make_buffer(clock: Clock | None = None, tell: Callable[[int, str], None] | None = None, **given: Any) -> Buffer:
+    return Buffer(options(**given), new_epoch(), tell or Drops(), clock or Clock())
+
+
+def make_sender(buffer: Buffer, transport: ScriptedTransport, **given: Any) -> Sender:
+    """To be turned by hand, by `run_once`."""
+    return Sender(options(**given), buffer, lambda: transport, on_end=lambda: None, on_failure=lambda: None, jitter=lambda: 1.0)
+
+
+def numbers(envelope: Envelope) -> list[int]:
+    return list(range(envelope.seq, envelope.seq + len(envelope.events)))
+
+
+def eventually(is_so: Callable[[], object], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to be in time"
+        time.sleep(0.002)
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Fork, do the work there, and bring its JSON-able result back."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = {"result": work()}
+        except BaseException as exc:  # noqa: BLE001  # it is told to the parent
+            answer = {"error": repr(exc)}
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        told = json.loads(stream.read())
+    os.waitpid(pid, 0)
+    assert "error" not in told, told
+    return told["result"]

@@ -1,0 +1,134 @@
+"""The sender: retries that keep order and lose nothing, and a thread that may die."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from penstock_producers import Producer, TransportError
+from tests.producing import ScriptedTransport, eventually, make_buffer, make_sender, numbers
+from tests.records import Pair
+
+EVENT = b"x" * 100
+PAIR = Pair(tenant="a", number=1)
+
+
+def test_what_fails_is_sent_again_first_and_in_order() -> None:
+    buffer = make_buffer(batch_events=2)
+    transport = ScriptedTransport(0)
+    sender = make_sender(buffer, transport)
+    buffer.accept_many([EVENT] * 4)
+    assert sender.run_once()
+    buffer.accept_many([EVENT] * 2)
+    assert (sender.failures, sender.last_error) == (1, "told to fail")
+    assert sender.run_once()
+    assert sender.run_once()
+    attempts = [[numbers(envelope) for envelope in attempt] for attempt in transport.attempts]
+    assert attempts == [[[0, 1], [2, 3]], [[0, 1], [2, 3]], [[4, 5]]]
+    assert (sender.failures, sender.last_error, buffer.held_events, buffer.confirmed) == (0, None, 0, 6)
+
+
+def test_what_was_confirmed_before_the_failure_is_not_sent_again() -> None:
+    buffer = make_buffer(batch_events=1)
+    transport = ScriptedTransport(2, 1)
+    sender = make_sender(buffer, transport)
+    buffer.accept_many([EVENT] * 4)
+    for _ in range(3):
+        sender.run_once()
+    assert [[e.seq for e in attempt] for attempt in transport.attempts] == [[0, 1, 2, 3], [2, 3], [3]]
+    assert [e.seq for e in transport.confirmed] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [TransportError("away"), ValueError("a bug"), MemoryError()])
+def test_no_error_of_a_transport_ends_the_sender(error: BaseException) -> None:
+    buffer = make_buffer(batch_events=1)
+    transport = ScriptedTransport(error)
+    sender = make_sender(buffer, transport)
+    buffer.accept(EVENT)
+    assert sender.run_once()
+    assert sender.last_error == (str(error) or "MemoryError")
+    assert sender.run_once()
+    assert buffer.confirmed == 1
+
+
+def test_a_transport_that_forgets_to_confirm_is_an_error() -> None:
+    class Silent(ScriptedTransport):
+        def send(self, envelopes: object, on_confirmed: object) -> None:
+            pass
+
+    buffer = make_buffer(batch_events=1)
+    sender = make_sender(buffer, Silent())
+    buffer.accept(EVENT)
+    sender.run_once()
+    assert (sender.last_error, buffer.held_events) == ("the transport returned before all was confirmed", 1)
+
+
+def test_a_transport_that_cannot_be_made_is_tried_again() -> None:
+    transports = [TransportError("no such host"), ScriptedTransport()]
+
+    def connect() -> ScriptedTransport:
+        made = transports.pop(0)
+        if isinstance(made, TransportError):
+            raise made
+        return made
+
+    buffer = make_buffer(batch_events=1)
+    sender = make_sender(buffer, ScriptedTransport())
+    sender._connect = connect
+    buffer.accept(EVENT)
+    sender.run_once()
+    assert sender.last_error == "no such host"
+    sender.run_once()
+    assert buffer.confirmed == 1
+
+
+def test_delays_double_and_end_at_the_longest() -> None:
+    sender = make_sender(make_buffer(), ScriptedTransport(), retry_min_s=0.1, retry_max_s=5.0)
+    delays = []
+    for failures in (1, 2, 3, 6, 7, 100):
+        sender.failures = failures
+        delays.append(sender._delay_s())
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 3.2, 5.0, 5.0])
+
+
+def test_the_dropped_ranges_of_a_failed_envelope_are_not_lost() -> None:
+    buffer = make_buffer(batch_events=1, max_events=1)
+    transport = ScriptedTransport(0)
+    sender = make_sender(buffer, transport)
+    buffer.accept_many([EVENT, EVENT])
+    sender.run_once()
+    sender.run_once()
+    (envelope,) = transport.confirmed
+    assert [(part.first, part.last) for part in envelope.dropped] == [(1, 1)]
+
+
+def test_a_dead_thread_is_replaced_by_the_next_event(caplog: pytest.LogCaptureFixture) -> None:
+    transports = [ScriptedTransport(SystemExit("a thread that ends")), ScriptedTransport()]
+    made = iter(transports)
+    with caplog.at_level(logging.CRITICAL), Producer("redis://unused", linger_s=0, connect=lambda: next(made)) as producer:
+        producer.publish(PAIR)
+        eventually(lambda: transports[0].attempts and not producer.status().is_sending)
+        assert (producer.status().pending_events, transports[0].is_closed) == (1, True)
+        producer.publish(PAIR)
+        assert producer.flush(10)
+    assert [number for envelope in transports[1].confirmed for number in numbers(envelope)] == [0, 1]
+
+
+def test_a_dead_thread_is_replaced_by_flush() -> None:
+    transports = [ScriptedTransport(SystemExit()), ScriptedTransport()]
+    made = iter(transports)
+    with Producer("redis://unused", linger_s=0, connect=lambda: next(made)) as producer:
+        producer.publish(PAIR)
+        eventually(lambda: transports[0].attempts and not producer.status().is_sending)
+        assert producer.flush(10)
+
+
+def test_an_old_event_is_an_alarm_though_the_thread_is_alive(caplog: pytest.LogCaptureFixture) -> None:
+    with Producer("redis://unused", name="shop", linger_s=1_000, late_after_s=0.01, connect=ScriptedTransport) as producer:
+        producer.publish(PAIR)
+        eventually(lambda: producer.status().is_late)
+        producer.publish(PAIR)
+        assert producer.status().is_sending
+    (alarm,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert alarm.getMessage().startswith("shop: 2 events wait for the broker, the oldest for 0 s")
