@@ -251,7 +251,8 @@ class UpsertPlan:
         for column in self.record.values:
             if column.rule in (Rule.MIN, Rule.MAX):
                 sign = "<" if column.rule is Rule.MIN else ">"
-                reasons.append(f"excluded.{quote(column.name)} {sign} t.{quote(column.name)}")
+                ours, theirs = f"t.{quote(column.name)}", f"excluded.{quote(column.name)}"
+                reasons.append(f"coalesce({theirs} {sign} {ours}, {theirs} IS NOT NULL)")
         if self.has_oldest:
             reasons.append("excluded._oldest < t._oldest")
         return " OR ".join(reasons)
