@@ -6,6 +6,7 @@ Where no URL is set, the stack that `penstock up` runs in this folder is used, i
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +16,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock_worker.errors import ConfigurationError
 
-__all__ = ["STACK_FILE", "Settings", "load_settings"]
+__all__ = ["LOCK_FILE", "STACK_FILE", "Settings", "load_settings"]
 
 #: Where `penstock up` says what runs, relative to the folder it was started in.
 STACK_FILE = Path(".penstock") / "stack.json"
+#: Locked while it runs, and by nobody after a kill -9.
+LOCK_FILE = STACK_FILE.with_name("up.lock")
 
 _DATABASE_SCHEMES = ("postgresql://", "postgres://")
 _BROKER_SCHEMES = ("redis://", "rediss://", "amqp://", "amqps://")
@@ -34,6 +37,7 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(None, description="postgresql://...; empty starts an embedded PostgreSQL")
     records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
+    migrations: str = Field("", description="Folders of migrations beside entry points, package=folder, separated by commas")
     queue: str = Field("penstock.events", description="The queue of events")
 
     concurrency: int = Field(2, ge=1, description="Pool children, each with one database connection")
@@ -107,10 +111,19 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _running_stack() -> dict[str, str]:
     try:
-        stack = json.loads(STACK_FILE.read_text())
+        stack = json.loads(STACK_FILE.read_text()) if _is_locked(LOCK_FILE) else {}
     except (OSError, ValueError):
         return {}
     return {name: stack[name] for name in ("broker_url", "database_url") if name in stack}
+
+
+def _is_locked(file: Path) -> bool:
+    with file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _required(value: str | None, name: str, example: str) -> str:

@@ -1,5 +1,5 @@
 -- What the upsert calls for the rare row that has seen partial records, deletes or unknown fields.
--- A stamp is text that sorts as (version, event id), under COLLATE "C"; with a rank in front it sorts as (rank, version, event id).
+-- A stamp is text that sorts as (version, event id), under COLLATE "C"; with a rank in front as (rank, version, event id).
 
 CREATE OR REPLACE FUNCTION penstock.stamp(version bigint, event uuid) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -50,4 +50,15 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         SELECT DISTINCT ON (key) key, value, stamp FROM sides ORDER BY key, stamp COLLATE "C" DESC
     )
     SELECT jsonb_object_agg(key, value) FROM won WHERE deleted IS NULL OR stamp > deleted COLLATE "C"
+$$;
+
+-- Whether a text can become a value of a type; for unknown fields that get a column of their own.
+CREATE OR REPLACE FUNCTION penstock.is_castable(value text, type text) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    EXECUTE format('SELECT $1::%s', type) USING value;
+    RETURN true;
+EXCEPTION WHEN data_exception OR invalid_text_representation THEN
+    RETURN false;
+END
 $$;

@@ -27,17 +27,19 @@ def ensure_partitions(connection: Connection, record: RecordType, now: datetime 
     Make the partitions that an append-only type lacks; nothing for other types. Safe to run twice, and twice at once.
 
     Args:
-        connection: In autocommit or in a transaction; the table must exist.
+        connection: In autocommit or in a transaction.
         record: The type.
         now: Which month it is; the present by default.
 
     Returns:
-        The names of those that were made.
+        The names of those that were made; none where the table itself is still to be made.
     """
     if record.declaration.append_only is None:
         return []
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        if not _exists(connection, record.declaration.schema, record.declaration.table_name):
+            return []
         months = _months(record, now or datetime.now(UTC))
         return [partition_name(record, month) for month in months if _create(connection, record, month)]
 
@@ -52,12 +54,16 @@ def _months(record: RecordType, now: datetime) -> Iterator[datetime]:
 
 def _create(connection: Connection, record: RecordType, month: datetime) -> bool:
     schema, table = record.declaration.schema, record.declaration.table_name
-    name = f"{quote(schema)}.{quote(partition_name(record, month))}"
-    (existing,) = connection.execute("SELECT to_regclass(%s)::text", [name]).fetchone() or (None,)
-    if existing is not None:
+    name = partition_name(record, month)
+    if _exists(connection, schema, name):
         return False
     connection.execute(
-        f"CREATE TABLE {name} PARTITION OF {quote(schema)}.{quote(table)} "
+        f"CREATE TABLE {quote(schema)}.{quote(name)} PARTITION OF {quote(schema)}.{quote(table)} "
         f"FOR VALUES FROM ('{month.isoformat()}') TO ('{months_later(month, 1).isoformat()}')"
     )
     return True
+
+
+def _exists(connection: Connection, schema: str, table: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s)::text", [f"{quote(schema)}.{quote(table)}"]).fetchone()
+    return row is not None and row[0] is not None

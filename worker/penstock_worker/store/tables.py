@@ -1,8 +1,7 @@
 """
 Every table as SQLAlchemy data: Penstock's own and one per record type, in ONE MetaData, so that parents may be foreign.
 
-Only Alembic reads these; the upsert is generated from the record types themselves. A table's `info` names its `owner`, the
-package whose migrations make it, and its `record` type.
+Only Alembic reads these; the upsert is generated from the record types themselves.
 
 The bookkeeping columns of a record's table:
 
@@ -33,8 +32,6 @@ __all__ = ["OWN_SCHEMA", "bookkeeping_columns", "metadata_for", "sql_type"]
 
 #: The PostgreSQL schema of Penstock's own tables.
 OWN_SCHEMA = "penstock"
-#: The package that owns them and the built-in record types.
-OWNER = "penstock_schemas"
 
 _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     Kind.TEXT: sa.Text(),
@@ -91,7 +88,6 @@ def _record_table(metadata: sa.MetaData, registry: Registry, record: RecordType)
         *_foreign_keys(registry, record),
         *_indexes(record),
         schema=declaration.schema,
-        info={"owner": record.owner, "record": record},
         postgresql_partition_by=f'RANGE ("{append_only}")' if append_only else None,
     )
 
@@ -125,13 +121,15 @@ def _indexes(record: RecordType) -> Iterator[sa.Index]:
     declared = [*([Index(parent)] if parent else []), *record.declaration.indexes]
     for index in declared:
         name = "_".join((record.declaration.table_name, *index.columns, "idx"))[:63]
-        where = sa.text(index.where) if index.where else None
-        yield sa.Index(name, *index.columns, postgresql_using=index.method, postgresql_where=where)
+        options: dict[str, Any] = {"postgresql_using": index.method} if index.method != "btree" else {}
+        if index.where:
+            options["postgresql_where"] = sa.text(index.where)
+        yield sa.Index(name, *index.columns, **options)
 
 
 def _own_tables(metadata: sa.MetaData) -> None:
     def table(name: str, *parts: sa.schema.SchemaItem) -> None:
-        sa.Table(name, metadata, *parts, schema=OWN_SCHEMA, info={"owner": OWNER})
+        sa.Table(name, metadata, *parts, schema=OWN_SCHEMA)
 
     def column(name: str, kind: sa.types.TypeEngine[Any], *, null: bool = False, now: bool = False) -> sa.Column[Any]:
         return sa.Column(name, kind, nullable=null, server_default=_NOW if now else None)

@@ -1,0 +1,27 @@
+"""Alembic's side: runs a history over the connection that `run.py` hands it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic import context
+
+from penstock_migrations.autogenerate import Comparison
+from penstock_worker.store.tables import OWN_SCHEMA
+
+attributes: dict[str, Any] = context.config.attributes
+comparison: Comparison = attributes["comparison"]
+
+context.configure(
+    connection=attributes["connection"],
+    target_metadata=attributes["metadata"],
+    version_table=comparison.package.version_table,
+    version_table_schema=OWN_SCHEMA,
+    include_schemas=True,
+    include_name=comparison.is_name_ours,
+    include_object=comparison.is_object_ours,
+    compare_type=True,
+    process_revision_directives=comparison.complete,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,105 @@
+"""`penstock migrate`: the tables of Penstock and of packages with record types of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from penstock_migrations.run import State
+    from penstock_schemas.registry import Registry
+
+__all__ = ["register"]
+
+Package = Annotated[str | None, typer.Option("--package", help="Whose; the only one beside Penstock's own by default.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    group = typer.Typer(no_args_is_help=True, help="Bring the database's tables up to date, or back.")
+    for command in (up, down, steps, create, status):
+        group.command()(command)
+    app.add_typer(group, name="migrate")
+
+
+def up() -> None:
+    """Apply every migration there is: Penstock's first, then each package's after those it depends on."""
+    from penstock_migrations.run import upgrade
+
+    url, registry, locations = _context()
+    applied = upgrade(url, registry, locations)
+    for revision in applied:
+        typer.echo(f"applied {revision}")
+    if not applied:
+        typer.echo("the database is up to date")
+
+
+def down(
+    to: Annotated[str, typer.Option("--to", help="A revision, or `base` for none at all.")] = "-1",
+    package: Package = None,
+) -> None:
+    """Undo the last migration of a package; tables that it made are dropped with what is in them."""
+    from penstock_migrations.run import downgrade
+
+    url, registry, locations = _context()
+    _say(downgrade(url, registry, _package(package, registry, locations), to, locations))
+
+
+def steps(
+    count: Annotated[int, typer.Argument(help="How many; negative ones (after `--`) go down.")],
+    package: Package = None,
+) -> None:
+    """Go some migrations of a package up or down."""
+    from penstock_migrations.run import steps as go
+
+    url, registry, locations = _context()
+    _say(go(url, registry, _package(package, registry, locations), count, locations))
+
+
+def create(
+    message: Annotated[str, typer.Option("--message", "-m", help="What changes, in a few words.")],
+    package: Package = None,
+) -> None:
+    """Write the migration that the record types ask for; none if nothing has changed."""
+    from penstock_migrations.run import create as write
+
+    url, registry, locations = _context()
+    name = _package(package, registry, locations)
+    path = write(url, registry, name, message, locations)
+    typer.echo(f"wrote {path}" if path else f"nothing has changed in {name}: no migration was written")
+
+
+def status(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Say how far each package's migrations are."""
+    from penstock_migrations.run import states
+
+    url, registry, locations = _context()
+    found = states(url, registry, locations)
+    if as_json:
+        typer.echo(json.dumps({state.package: {"current": state.current, "head": state.head} for state in found}))
+        return
+    for state in found:
+        _say(state)
+
+
+def _context() -> tuple[str, Registry, dict[str, Path]]:
+    from penstock_migrations.packages import parse_locations
+    from penstock_schemas.registry import load_registry
+    from penstock_worker.settings import load_settings
+
+    settings = load_settings()
+    return settings.database, load_registry(settings.records), parse_locations(settings.migrations)
+
+
+def _package(name: str | None, registry: Registry, locations: dict[str, Path]) -> str:
+    from penstock_migrations.run import default_package
+
+    return name or default_package(registry, locations)
+
+
+def _say(state: State) -> None:
+    done = "up to date" if state.is_current else f"behind, the newest is {state.head}"
+    typer.echo(f"{state.package}: at {state.current or 'nothing'}, {done}")
