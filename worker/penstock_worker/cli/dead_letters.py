@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from penstock_worker.cli.json_output import print_json
 from penstock_worker.settings import load_settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def list_dead_letters(
         groups = queries.list_groups(reader, state)
         letters = queries.list_letters(reader, state, limit)
     if as_json:
-        typer.echo(json.dumps({"groups": [asdict(group) for group in groups], "letters": letters}, default=str))
+        print_json({"groups": [asdict(group) for group in groups], "letters": letters})
     else:
         _show(groups, letters, Console())
 

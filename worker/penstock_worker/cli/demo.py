@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from penstock_worker.cli.json_output import print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import STACK_FILE, Settings, load_settings
 
@@ -51,7 +51,7 @@ def demo(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(asdict(summary)))
+        print_json(asdict(summary))
     else:
         _show(summary, Console())
     if not summary.is_good:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from penstock_schemas import load_registry
+from penstock_worker.cli.json_output import print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings, load_settings
 
@@ -55,7 +55,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     """Tell what waits, what is stored, what is dead, who sends and who works."""
     found = look(load_settings())
     if as_json:
-        typer.echo(json.dumps(asdict(found), default=str))
+        print_json(asdict(found))
     else:
         _show(found, Console())
 
@@ -77,7 +77,7 @@ def look(settings: Settings) -> Status:
         producers = queries.list_producers(reader)
     with _broker(settings) as connection:
         waiting = _waiting(connection, settings.queue)
-        workers = _workers(connection)
+    workers = _workers(settings)
     age = (datetime.now(UTC) - producers[0].last_seen).total_seconds() if producers else None
     return Status(settings.queue, waiting, workers, rows, outcomes, letters, age, producers)
 
@@ -101,11 +101,11 @@ def _waiting(connection: Connection, queue: str) -> int:
     return 0
 
 
-def _workers(connection: Connection) -> list[str]:
+def _workers(settings: Settings) -> list[str]:
     import celery
 
-    with celery.Celery("penstock-status", set_as_current=False) as app:
-        answers: list[dict[str, Any]] = app.control.ping(timeout=PING_S, connection=connection) or []
+    with celery.Celery("penstock-status", broker=settings.broker, set_as_current=False) as app:
+        answers: list[dict[str, Any]] = app.control.ping(timeout=PING_S) or []
     return sorted(name for answer in answers for name in answer)
 
 
