@@ -7,7 +7,7 @@ does not write: CREATE SCHEMA, and the values of a new column that came before i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,7 +35,7 @@ class Comparison:
         self._partitions = set(connection.scalars(sa.text(_PARTITIONS)))
         self.is_empty = True
 
-    def is_name_ours(self, name: str | None, kind: str, parents: Mapping[str, Any]) -> bool:
+    def is_name_ours(self, name: str | None, kind: str, parents: Any) -> bool:
         """Whether a name found in the database is looked at."""
         if kind == "schema":
             return name in self.package.schemas

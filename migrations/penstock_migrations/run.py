@@ -6,6 +6,7 @@ Alembic's `Config` is built here, in code; there is no alembic.ini to find. Two 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ def _connect(database_url: str, *, is_writing: bool = True) -> Iterator[sa.Conne
 
 
 def _config(connection: sa.Connection, registry: Registry, package: Package) -> Config:
-    config = Config()
+    config = Config(cmd_opts=Namespace(quiet=True))
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("version_locations", str(package.folder()))
     config.set_main_option("path_separator", "newline")

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 60
 #: Messages read in one turn of the loop, so that others get theirs.
 READS_PER_TURN = 500
+#: Messages and bytes that are read before they are handed over and the room is looked at again.
+HAND_OVER_MESSAGES, HAND_OVER_BYTES = 50, 1024 * 1024
 
 
 class Tag(NamedTuple):
@@ -128,6 +130,9 @@ class AmqpSource:
             self._channel.basic_reject(number, requeue=True)
         self._settle(self._window.finish(numbers, needs_ack=False))
 
+    def abandon(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Source`. They went back when the channel closed."""
+
     def pause(self) -> None:
         """See `Source`. What the broker sent before it heard of it goes straight back."""
         self._is_open = False
@@ -195,10 +200,10 @@ class AmqpSource:
             except (TimeoutError, BlockingIOError):
                 self._hand_over()
                 return
-            if len(self._arrived) >= READS_PER_TURN // 10:
-                self._hand_over()
+            if sum(delivery.size for delivery in self._arrived) < HAND_OVER_BYTES and len(self._arrived) < HAND_OVER_MESSAGES:
+                continue
+            self._hand_over()
             if not self._has_room():
-                self._hand_over()
                 self._stop_reading()
                 return
         self._hand_over()

@@ -27,20 +27,18 @@ class Batch:
     `is_suspect` says that one of them may kill its reader; `is_innocent` that the last try of this batch ended in order.
     """
 
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[Delivery]
+    trigger: str
     is_suspect: bool = False
     is_innocent: bool = False
-    trigger: str = ""
+    #: Events, by the messages' own word; a message without one counts as one.
+    events: int = field(init=False)
+    #: Bytes of all messages.
+    size: int = field(init=False)
 
-    @property
-    def events(self) -> int:
-        """Events, by the messages' own word; a message without one counts as one."""
-        return sum(max(1, delivery.count) for delivery in self.deliveries)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all messages."""
-        return sum(delivery.size for delivery in self.deliveries)
+    def __post_init__(self) -> None:
+        self.events = sum(_events(delivery) for delivery in self.deliveries)
+        self.size = sum(delivery.size for delivery in self.deliveries)
 
     @property
     def is_alone(self) -> bool:
@@ -53,22 +51,17 @@ class Batch:
 
 @dataclass(slots=True)
 class Buffer:
-    """What has been delivered and not yet been put into a batch."""
+    """What has been delivered and not yet been put into a batch; `size` is in bytes."""
 
     limits: Limits
-    _fresh: Batch = field(default_factory=Batch)
+    size: int = 0
     _events: int = 0
-    _size: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of all messages that wait."""
-        return self._size
+    _deliveries: list[Delivery] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        return not self._fresh.deliveries
+        return not self._deliveries
 
     def add_all(self, deliveries: Sequence[Delivery]) -> list[Batch]:
         """
@@ -82,34 +75,30 @@ class Buffer:
         fresh = [batch for delivery in deliveries if not delivery.redeliveries for batch in self._add(delivery)]
         return fresh + gather_suspects(suspects, self.limits)
 
-    def _add(self, delivery: Delivery) -> list[Batch]:
-        done = []
-        if self._fresh.deliveries and self._size + delivery.size > self.limits.size:
-            done += self.take("bytes")
-        self._fresh.deliveries.append(delivery)
-        self._events += max(1, delivery.count)
-        self._size += delivery.size
-        if self._events >= self.limits.events:
-            done += self.take("rows")
-        elif self._size >= self.limits.size:
-            done += self.take("bytes")
-        return done
-
     def take(self, trigger: str) -> list[Batch]:
         """What waits, as a batch; none if nothing does."""
         if self.is_empty:
             return []
-        batch, self._fresh = self._fresh, Batch()
-        self._events = self._size = 0
-        batch.trigger = trigger
-        return [batch]
+        deliveries, self._deliveries = self._deliveries, []
+        self._events = self.size = 0
+        return [Batch(deliveries, trigger)]
+
+    def _add(self, delivery: Delivery) -> list[Batch]:
+        done = self.take("bytes") if self.size + delivery.size > self.limits.size else []
+        self._deliveries.append(delivery)
+        self._events += _events(delivery)
+        self.size += delivery.size
+        if self._events >= self.limits.events:
+            done += self.take("rows")
+        elif self.size >= self.limits.size:
+            done += self.take("bytes")
+        return done
 
 
 def halves(batch: Batch) -> list[Batch]:
     """A batch whose reader died, as suspects in two halves; a message that was alone is alone again."""
     middle = len(batch.deliveries) // 2
-    parts: list[Sequence[Delivery]] = [batch.deliveries[:middle], batch.deliveries[middle:]]
-    return [Batch(list(part), is_suspect=True, trigger="suspect") for part in parts if part]
+    return [_suspects(part) for part in (batch.deliveries[:middle], batch.deliveries[middle:]) if part]
 
 
 def gather_suspects(deliveries: Sequence[Delivery], limits: Limits) -> list[Batch]:
@@ -118,13 +107,21 @@ def gather_suspects(deliveries: Sequence[Delivery], limits: Limits) -> list[Batc
 
     The more often a message has come back, the smaller its company: half as many events for each time.
     """
-    batches: list[Batch] = []
+    groups: list[list[Delivery]] = []
     room = 0
     for delivery in sorted(deliveries, key=attrgetter("redeliveries")):
-        times, events = delivery.redeliveries, max(1, delivery.count)
-        if not batches or room < events or batches[-1].deliveries[0].redeliveries != times:
-            batches.append(Batch([], is_suspect=True, trigger="suspect"))
+        times, events = delivery.redeliveries, _events(delivery)
+        if not groups or room < events or groups[-1][0].redeliveries != times:
+            groups.append([])
             room = max(1, limits.events >> times)
-        batches[-1].deliveries.append(delivery)
+        groups[-1].append(delivery)
         room -= events
-    return batches
+    return [_suspects(group) for group in groups]
+
+
+def _suspects(deliveries: list[Delivery]) -> Batch:
+    return Batch(deliveries, "suspect", is_suspect=True)
+
+
+def _events(delivery: Delivery) -> int:
+    return max(1, delivery.count)

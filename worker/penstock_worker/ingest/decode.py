@@ -259,8 +259,8 @@ def _events_span(body: bytes) -> tuple[int, int, list[int]] | None:
     for token, at in _tokens(body):
         if token in b"[{":
             depth += 1
-            if depth == 2 and token == b"[" and key == b'"events"' and found is None:
-                start = at + 1
+            if depth == 2 and token == b"[" and key == b'"events"':
+                start, commas = at + 1, []  # of several, the last counts, as in any JSON object
         elif token in b"]}":
             depth -= 1
             if depth == 1 and start is not None:

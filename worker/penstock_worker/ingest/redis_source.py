@@ -25,6 +25,7 @@ from typing import Any
 import redis
 from kombu.asynchronous.timer import Timer
 
+from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Deliver, Delivery
 from penstock_worker.settings import Settings
@@ -158,7 +159,8 @@ class RedisSource:
     def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
         """See `Source`."""
         self._deliver, self._has_room = deliver, has_room
-        self._client.ping()
+        if self._client.info("cluster").get("cluster_enabled"):
+            raise ConfigurationError("Redis Cluster cannot move a batch in one step: use a single Redis or Valkey, or RabbitMQ")
         self._timers = [
             self._timer.call_repeatedly(self._lease_s / 3, self._renew),
             self._timer.call_repeatedly(self._lease_s / 3, self._restore),
@@ -183,6 +185,10 @@ class RedisSource:
         self._held.difference_update(tags)
         for start in range(0, len(tags), TAGS_PER_CALL):
             self._call("give_back", int(is_suspect), *tags[start : start + TAGS_PER_CALL])
+
+    def abandon(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Source`."""
+        self._held.difference_update(delivery.tag for delivery in deliveries)
 
     def pause(self) -> None:
         """See `Source`."""

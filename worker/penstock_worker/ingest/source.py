@@ -60,6 +60,9 @@ class Source(Protocol):
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         """Return them to the head of the queue, as fresh or as suspects."""
 
+    def abandon(self, deliveries: Sequence[Delivery]) -> None:
+        """The broker cannot be told: let their leases end, so that it takes them back by itself."""
+
     def pause(self) -> None:
         """Stop delivering."""
 

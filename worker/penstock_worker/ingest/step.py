@@ -21,6 +21,7 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.control import control_command
 from kombu.utils.uuid import uuid
 
+from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
@@ -77,15 +78,18 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         """
         self.is_stopping = True
         self._cancel_timers()
-        if self._source is not None:
-            try:
-                self._source.stop()
-                self._return_waiting()
-            except (*c.connection_errors, *c.channel_errors) as exc:
-                logger.info("the broker is away, it takes back what waits here: %s", exc)
-                self._forget_waiting()
-                self._source.close()
-            self.is_paused = False
+        self.is_paused = False
+        if self._source is None:
+            return
+        waiting = self._take_waiting()
+        try:
+            self._source.stop()
+            self._return(waiting)
+        except (*c.connection_errors, *c.channel_errors) as exc:
+            logger.info("the broker is away, it takes back what waits here: %s", exc)
+            for batch in waiting:
+                self._source.abandon(batch.deliveries)
+            self._source.close()
 
     def shutdown(self, c: Any) -> None:
         """Disconnect, when the pool has drained."""
@@ -121,9 +125,11 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         return self._source
 
     def _consume(self) -> None:
-        self.source.start(self._receive, self._has_room)
-        if self.is_paused:
-            self.source.pause()
+        try:
+            self.source.start(self._receive, self._has_room)
+        except ConfigurationError as exc:
+            logger.critical("%s", exc)
+            raise WorkerShutdown(2) from exc
 
     def _has_room(self) -> bool:
         """Whether more may come: as many batches ready as can run, and bytes within bounds."""
@@ -185,7 +191,10 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             logger.warning("paused, the database is away: %s", reason, extra={"action": "paused"})
             self.is_paused = True
             self.source.pause()
-            self._return_waiting()
+            waiting = self._take_waiting()
+            # Lone suspects stay: that their last try ended in order is known here only.
+            self.ready.extend(batch for batch in waiting if batch.is_innocent)
+            self._return([batch for batch in waiting if not batch.is_innocent])
             self._probe_later()
 
     def _on_lost(self, batch: Batch) -> None:
@@ -228,19 +237,15 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.source.resume()
         self._pump()
 
-    def _return_waiting(self) -> None:
-        """Give back everything that no child has, but for lone suspects, whose innocence is known here only."""
-        waiting = self._forget_waiting()
-        kept = [batch for batch in waiting if batch.is_innocent and not self.is_stopping]
-        self.ready.extend(kept)
-        for batch in waiting:
-            if batch not in kept:
-                self.source.give_back(batch.deliveries, is_suspect=batch.is_suspect)
-
-    def _forget_waiting(self) -> list[Batch]:
+    def _take_waiting(self) -> list[Batch]:
+        """Everything that no child has."""
         waiting = [*self.ready, *self.buffer.take("stop")]
         self.ready.clear()
         return waiting
+
+    def _return(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            self.source.give_back(batch.deliveries, is_suspect=batch.is_suspect)
 
     def _cancel_timers(self) -> None:
         for timer in (self._age_timer, self._probe_timer):

@@ -45,6 +45,8 @@ Item = Event | Placeholder
 
 #: Tries of a transaction that lost a deadlock or a lock wait; after them the batch goes back to the broker.
 MAX_TRIES = 10
+#: Producers remembered as known to the database, so that they are not said again with every batch.
+MAX_KNOWN_EPOCHS = 10_000
 #: Seconds of the first pause between tries; it doubles, up to a second, and half of it is random.
 FIRST_PAUSE_S = 0.01
 
@@ -162,6 +164,8 @@ class Writer:
             failpoints.hit("before_commit")
             watch.start("commit")
         failpoints.hit("after_commit")
+        if len(self._known_epochs) > MAX_KNOWN_EPOCHS:
+            self._known_epochs.clear()
         self._known_epochs.update(envelope.epoch for envelope in decoded.envelopes if envelope.epoch)
 
     def _now_us(self, connection: Connection) -> int:

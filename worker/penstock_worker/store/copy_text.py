@@ -89,11 +89,11 @@ def _times(values: Iterable[datetime]) -> list[str]:
 
     Near the ends of the calendar an offset leads out of what Python reads back, so these are looked at more closely.
     """
-    times = _texts(values)
+    times = list(values)
     texts = list(map(str, times))
-    for value, text in zip(times, texts, strict=True):
-        if text.startswith(("9999", "0001")):
-            _check_calendar(value)  # type: ignore[arg-type]  # `times` holds datetimes
+    if texts and (min(texts) < "0002" or max(texts) >= "9999"):
+        for value in times:
+            _check_calendar(value)
     return texts
 
 

@@ -32,7 +32,7 @@ _ANSWERS: dict[str, Answer] = {
     "40001": Answer.RETRY,
     "40P01": Answer.RETRY,
     "55P03": Answer.RETRY,
-    "57014": Answer.RETRY,  # statement timeout
+    "57014": Answer.AWAY,  # statement timeout: overloaded, or stuck behind somebody's lock
     "0A000": Answer.RECONNECT,  # cached plan must not change result type
     "42501": Answer.REFUSED,
     "08": Answer.AWAY,
