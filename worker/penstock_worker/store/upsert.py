@@ -17,10 +17,10 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from penstock_schemas.column import Column, Rule
+from penstock_schemas.column import Column, Kind, Rule
 from penstock_schemas.record import RecordType
 
-__all__ = ["UpsertPlan", "quote"]
+__all__ = ["BASES", "UpsertPlan", "literal", "quote"]
 
 
 def quote(name: str) -> str:
@@ -29,9 +29,15 @@ def quote(name: str) -> str:
     return f'"{escaped}"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as an SQL constant."""
     escaped = text.replace("'", "''")
     return f"'{escaped}'"
+
+
+def _collation(column: Column) -> str:
+    """Texts are compared by their bytes, as the fold of a batch does it, whatever the database's language."""
+    return ' COLLATE "C"' if column.kind is Kind.TEXT else ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ class UpsertPlan:
         ours, theirs = f"t.{name}", f"excluded.{name}"
         if column.rule in (Rule.MIN, Rule.MAX):
             function = "LEAST" if column.rule is Rule.MIN else "GREATEST"
-            return f"CASE WHEN {self._is_gone} THEN NULL ELSE {function}({ours}, {theirs}) END"
+            return f"CASE WHEN {self._is_gone} THEN NULL ELSE {function}({ours}{_collation(column)}, {theirs}) END"
         before, after = (self._stamp_of(side, column) for side in ("t", "excluded"))
         sign = "<" if column.rule is Rule.FIRST else ">"
         wins = f'{after} IS NOT NULL AND ({before} IS NULL OR {after} {sign} {before} COLLATE "C")'
@@ -162,8 +168,8 @@ class UpsertPlan:
 
     def _stamp_of(self, side: str, column: Column) -> str:
         """The stamp of a column in a row: its own, else its base's; NULL where no event has set it."""
-        base = _BASES.get(column.rule, "@full")
-        return f"coalesce({side}._stamps ->> {_literal(column.name)}, {self._base(side, base)})"
+        base = BASES.get(column.rule, "@full")
+        return f"coalesce({side}._stamps ->> {literal(column.name)}, {self._base(side, base)})"
 
     def _base(self, side: str, base: str) -> str:
         return f"CASE WHEN {side}._stamps IS NULL THEN {self._plain(side, base)} ELSE {side}._stamps ->> '{base}' END"
@@ -175,11 +181,19 @@ class UpsertPlan:
     def _rank(self, side: str) -> str:
         lifecycle = self.record.declaration.lifecycle
         assert lifecycle is not None, "only types with a lifecycle have a rank"
-        states = ", ".join(_literal(state) for state in lifecycle.terminal)
+        states = ", ".join(literal(state) for state in lifecycle.terminal)
         return f"CASE WHEN {side}.{quote(lifecycle.field)} IN ({states}) THEN '1' ELSE '0' END"
 
     @cached_property
-    def _used_bases(self) -> tuple[str, ...]:
+    def bases(self) -> str:
+        """The base of each column that does not have '@full', as the SQL of the object that `merge_stamps` takes."""
+        rules = {column.name: BASES[column.rule] for column in self.record.values if column.rule in BASES}
+        pairs = ", ".join(f"{literal(name)}, '{base}'" for name, base in rules.items())
+        return f"jsonb_build_object({pairs})"
+
+    @cached_property
+    def used_bases(self) -> tuple[str, ...]:
+        """The bases that a full record of this type writes."""
         return (
             "@full",
             *(["@state"] if self.record.declaration.lifecycle else []),
@@ -224,17 +238,15 @@ class UpsertPlan:
         return deleted if self.record.is_delete_final else f"({deleted} AND coalesce({self._newest} <= {self._deleted}, true))"
 
     def _merged_stamps(self) -> str:
-        rules = {column.name: _BASES[column.rule] for column in self.record.values if column.rule in _BASES}
-        pairs = ", ".join(f"{_literal(name)}, '{base}'" for name, base in rules.items())
         ours, theirs = (self._stamps(side) for side in ("t", "excluded"))
         return (
             f"CASE WHEN t._version IS NULL AND excluded._version IS NULL THEN NULL ELSE penstock.merge_stamps("
-            f"{ours}, {theirs}, jsonb_build_object({pairs}), {len(self._used_bases)}, {self._deleted}, {self._newest}) END"
+            f"{ours}, {theirs}, {self.bases}, {len(self.used_bases)}, {self._deleted}, {self._newest}) END"
         )
 
     def _stamps(self, side: str) -> str:
         """A row's stamps written out, also where it is plain."""
-        pairs = ", ".join(f"'{base}', {self._plain(side, base)}" for base in self._used_bases)
+        pairs = ", ".join(f"'{base}', {self._plain(side, base)}" for base in self.used_bases)
         is_plain = f"{side}._stamps IS NULL AND {side}._version IS NOT NULL"
         return f"CASE WHEN {is_plain} THEN jsonb_build_object({pairs}) ELSE {side}._stamps END"
 
@@ -252,13 +264,14 @@ class UpsertPlan:
             if column.rule in (Rule.MIN, Rule.MAX):
                 sign = "<" if column.rule is Rule.MIN else ">"
                 ours, theirs = f"t.{quote(column.name)}", f"excluded.{quote(column.name)}"
-                reasons.append(f"coalesce({theirs} {sign} {ours}, {theirs} IS NOT NULL)")
+                reasons.append(f"coalesce({theirs} {sign} {ours}{_collation(column)}, {theirs} IS NOT NULL)")
         if self.has_oldest:
             reasons.append("excluded._oldest < t._oldest")
         return " OR ".join(reasons)
 
 
-_BASES = {Rule.STATE: "@state", Rule.FIRST: "@first"}
+#: The stamp that speaks for a column which has none of its own; '@full' for the other rules.
+BASES = {Rule.STATE: "@state", Rule.FIRST: "@first"}
 _DELETED = ("_deleted_version", "_deleted_event")
 _NEWER = "(excluded._version, excluded._event) > (t._version, t._event)"
 _DELETED_LATER = (
