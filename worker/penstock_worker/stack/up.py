@@ -164,11 +164,13 @@ class Stack:
         self.settings = self.settings.model_copy(update=urls)
 
     def _migrate(self) -> None:
+        from penstock_migrations.packages import parse_locations
         from penstock_migrations.run import upgrade
 
         from penstock_schemas import load_registry
 
-        upgrade(self.database_url, load_registry(self.settings.records))
+        registry = load_registry(self.settings.records)
+        upgrade(self.database_url, registry, parse_locations(self.settings.migrations))
 
     def _start_services(self, flower_port: int) -> None:
         cwd = self._base.parent
