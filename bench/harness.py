@@ -117,7 +117,7 @@ class PenstockCommand(ManagedProcess):
         self._words = words
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "penstock_worker.cli", *self._words]
+        return [sys.executable, "-m", "penstock_worker", *self._words]
 
 
 def run_penstock(place: Site, *words: str) -> None:
