@@ -79,6 +79,8 @@ TYPES: dict[str, dict[str, Any]] = {
         "columns": {
             "site_id": ("newest", _text),
             "name": ("newest", _text),
+            "since": ("min", _time),
+            "most": ("max", _whole),
             "status": ("state", _state),
             "error": ("state", _text),
         },
@@ -141,11 +143,11 @@ TYPES: dict[str, dict[str, Any]] = {
             "id": ("newest", _uuid),
             "at": ("newest", _time),
             "value": ("newest", _number),
-            "source": ("first", _text),
+            "note": ("newest", _text),
             "peak": ("max", _whole),
         },
         "time": "at",
-        "window": (_MONTH.isoformat(), "2080-01-01T00:00:00+00:00"),
+        "window": ("2026-01-01T00:00:00+00:00", "2080-01-01T00:00:00+00:00"),
     },
 }
 
@@ -166,7 +168,7 @@ _KEYS: dict[str, tuple[tuple[Event, Event], ...]] = {
 _VALUES: dict[Callable[[Any], bool], tuple[Any, ...]] = {
     _text: (None, "", "Beta", "alpha", "\u00e4\\N\t\n\\u0000 \U0001f600", '\\"\\'),
     _whole: (None, 0, 3, -(2**63), 2**63 - 1),
-    _number: (None, 0.5, -2, 1e300),
+    _number: (None, 0.5, -2, 1.25e15),
     _flag: (None, True, False),
     _time: (None, *_TIMES),
     _state: (None, "open", "busy", "done", "failed"),
@@ -224,20 +226,21 @@ class Delivery:
 
 def pick_events(pick: Picker, at_most: int = 14) -> list[Event]:
     """A set of events of few types, so that many meet in one row."""
-    names = pick.shuffled(list(TYPES))[: pick.integer(1, 3)]
+    names = pick.shuffled(list(TYPES))[: pick.one((1, 1, 2, 3))]
     names += [TYPES[name]["parent"][1] for name in names if TYPES[name]["parent"]]
+    keys = {name: _KEYS[name][: pick.one((1, 1, 3))] for name in names}
     seqs = dict(_FIRST_SEQ)
     events = []
     for _ in range(pick.integer(1, at_most)):
         epoch = pick.one(EPOCHS)
-        events.append({"epoch": epoch, "seq": seqs[epoch], **_pick_event(pick, pick.one(names))})
+        events.append({"epoch": epoch, "seq": seqs[epoch], **_pick_event(pick, *pick.one(list(keys.items())))})
         seqs[epoch] += 1
     return events
 
 
-def _pick_event(pick: Picker, name: str) -> Event:
+def _pick_event(pick: Picker, name: str, keys: Sequence[tuple[Event, Event]]) -> Event:
     kind = TYPES[name]
-    key, parent = pick.one(_KEYS[name])
+    key, parent = pick.one(keys)
     event = {"type": name, "op": "upsert", "version": _BASE_VERSION + pick.integer(0, 4), "data": dict(key)}
     if pick.one_in(5) and not kind["time"]:
         event["op"] = "delete"

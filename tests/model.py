@@ -43,9 +43,9 @@ def judge(kind, event, latest):
     wrong = [name for name, (_, is_valid) in kind["columns"].items() if data.get(name) is not None and not is_valid(data[name])]
     has_nul = "\\u0000" in json.dumps(data).replace("\\\\", "")  # an escaped backslash may stand before u0000
     if wrong or has_nul or any(data.get(name) is None for name in required) or (time and not is_upsert):
-        return "dead", "invalid"
+        return "dead", "nul_character" if has_nul else "invalid"
     if time and not kind["window"][0] <= data[time] < kind["window"][1]:
-        return ("expired", None) if data[time] < kind["window"][0] else ("held", "no_partition")
+        return ("expired", None) if data[time] < kind["window"][0] else ("held", "no_partition_yet")
     return "merged", None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from penstock_schemas import Declaration, First, Lifecycle, Max, Min, Parent, Record, Registry
 from pydantic import AwareDatetime
+
+from penstock_schemas import Declaration, First, Lifecycle, Max, Min, Parent, Record, Registry
 
 __all__ = ["RECORDS", "REGISTRY", "Note", "Pair", "Reading", "Remark", "Run", "Site"]
 
@@ -14,7 +16,7 @@ State = Literal["open", "busy", "done", "failed"]
 
 
 class Site(Record):
-    """A parent with a lifecycle: a delete is final."""
+    """A parent with a lifecycle, a lowest and a highest value: a delete is final."""
 
     __record__ = Declaration(
         type="lab.site",
@@ -25,6 +27,8 @@ class Site(Record):
 
     site_id: str
     name: str | None = None
+    since: Min[AwareDatetime] | None = None
+    most: Max[int] | None = None
     status: State | None = None
     error: str | None = None
 
@@ -90,12 +94,18 @@ class Pair(Record):
 class Reading(Record):
     """Append-only, with rules of merging nevertheless: two events may have one key."""
 
-    __record__ = Declaration(type="lab.reading", table="lab.readings", key=("id", "at"), append_only="at")
+    __record__ = Declaration(
+        type="lab.reading",
+        table="lab.readings",
+        key=("id", "at"),
+        append_only="at",
+        retention=timedelta(days=90),
+    )
 
     id: UUID | None = None
     at: AwareDatetime
     value: float | None = None
-    source: First[str] | None = None
+    note: str | None = None
     peak: Max[int] | None = None
 
 

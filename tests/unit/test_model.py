@@ -64,7 +64,7 @@ def test_a_newer_partial_record_stamps_what_it_sets():
 
 def test_a_terminal_state_stays_and_a_final_delete_leaves_the_tombstone():
     done = event(1, 5, site_id="s", status="done")
-    newer = event(0, 10, site_id="s", name="n", status="open", error=None)
+    newer = event(0, 10, site_id="s", name="n", since=None, most=3, status="open", error=None)
     delete = {**event(0, 3, site_id="s"), "op": "delete"}
 
     assert rows_of("lab.site", done, newer)["s",]["status"] == "done"

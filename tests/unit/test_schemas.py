@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+
 from penstock_schemas import (
     Declaration,
     DeclarationError,
@@ -29,8 +31,6 @@ from penstock_schemas import (
     load_registry,
     wire,
 )
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
-
 from tests.records import REGISTRY, Note, Pair, Run, Site
 
 
