@@ -273,9 +273,17 @@ _SCRIPTS = {"pop": _POP, "ack": _ACK, "give_back": _GIVE_BACK, "renew": _RENEW, 
 
 
 def _count_hint(wrapper: bytes) -> int:
-    """The header `count`, looked for from the end, where kombu puts the headers; 1 where there is none."""
-    at = wrapper.rfind(b'"count": ')
+    """
+    The header `count`; 1 where there is none.
+
+    Looked for at both ends only: the body, which is long, is written first by kombu and last by our producers.
+    """
+    at = wrapper.find(_COUNT, 0, 1_000)
     if at < 0:
-        return 1
-    digits = wrapper[at + 9 : at + 16].partition(b",")[0].partition(b"}")[0]
+        at = wrapper.rfind(_COUNT, max(0, len(wrapper) - 2_000))
+    digits = wrapper[at + len(_COUNT) : at + len(_COUNT) + 7] if at >= 0 else b""
+    digits = digits.partition(b",")[0].partition(b"}")[0]
     return int(digits) if digits.isdigit() else 1
+
+
+_COUNT = b'"count": '
