@@ -166,7 +166,6 @@ class Stack:
     def _migrate(self) -> None:
         from penstock_migrations.packages import parse_locations
         from penstock_migrations.run import upgrade
-
         from penstock_schemas import load_registry
 
         registry = load_registry(self.settings.records)
