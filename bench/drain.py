@@ -115,10 +115,11 @@ class _Measurement:
         self._rows_digest = rows_digest
 
     def _columns(self) -> str:
-        return self.place.value(
+        names: str = self.place.value(
             "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute"
             f" WHERE attrelid = '{_TABLE}'::regclass AND attnum > 0 AND NOT attisdropped"
         )
+        return names
 
     def _indexes(self) -> list[str]:
         keys = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'f'"

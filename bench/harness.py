@@ -19,9 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import kombu
 import psycopg
 import redis
+from kombu.connection import Connection
+from kombu.entity import Exchange
+from kombu.messaging import Producer
 
 from bench.workload import Message
 from penstock_schemas import topology
@@ -29,7 +31,7 @@ from penstock_schemas.wire import CONTENT_TYPE, QUEUE
 from penstock_worker.stack.postgres import EmbeddedPostgres
 from penstock_worker.stack.process import ManagedProcess
 from penstock_worker.stack.valkey import EmbeddedValkey
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import RabbitServer, find_program
 
 BROKERS = ("redis", "rabbitmq")
 #: How often the queue's depth and the ledger are looked at: the clock's grain.
@@ -93,6 +95,8 @@ def _valkey(folder: Path) -> Iterator[str]:
 @contextmanager
 def _rabbitmq(folder: Path) -> Iterator[str]:
     (folder / "rabbitmq").mkdir()
+    if find_program() is None:
+        sys.exit("rabbitmq-server is not installed")
     server = RabbitServer(folder / "rabbitmq")
     try:
         server.start()
@@ -145,7 +149,7 @@ class Backlog:
 
     def __init__(self, place: Site) -> None:
         self._place = place
-        self._connection = kombu.Connection(place.broker_url, transport_options={"confirm_publish": True})
+        self._connection = Connection(place.broker_url, transport_options={"confirm_publish": True})
         self._channel = self._connection.channel()
         self._redis = redis.Redis.from_url(place.broker_url) if place.broker == "redis" else None
         if self._redis is None:
@@ -154,7 +158,7 @@ class Backlog:
 
     def put(self, messages: Sequence[Message]) -> None:
         """Publish, confirmed."""
-        producer = kombu.Producer(self._channel, exchange=kombu.Exchange(""), auto_declare=False)
+        producer = Producer(self._channel, exchange=Exchange(""), auto_declare=False)
         for message in messages:
             producer.publish(
                 message.body,
@@ -169,7 +173,7 @@ class Backlog:
     def depth(self) -> int:
         """Messages that wait; those that a worker has taken are not counted."""
         if self._redis is not None:
-            return int(self._redis.llen(QUEUE))  # type: ignore[arg-type]  # the sync client
+            return int(self._redis.llen(QUEUE))
         return int(self._channel.queue_declare(QUEUE, passive=True).message_count)
 
     def close(self) -> None:
@@ -258,6 +262,6 @@ def _broker_version(place: Site) -> str:
         with redis.Redis.from_url(place.broker_url) as client:
             server: Any = client.info("server")
         return f"{server.get('server_name', 'redis')} {server.get('valkey_version', server['redis_version'])}"
-    with kombu.Connection(place.broker_url) as connection:
+    with Connection(place.broker_url) as connection:
         connection.connect()
         return f"rabbitmq {connection.connection.server_properties['version']}"
