@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from penstock_worker.settings import load_settings
+from penstock_worker.settings import Settings, load_settings
 from penstock_worker.stack.checks import hide_password
 from penstock_worker.stack.up import Stack, start_stack
 
@@ -33,7 +33,7 @@ def up(
     typer.echo("starting ...")
     try:
         with start_stack(Path.cwd(), settings, say=typer.echo) as stack:
-            _show(stack)
+            _show(stack, settings)
             try:
                 stack.wait()
             except KeyboardInterrupt:
@@ -49,8 +49,8 @@ def end_like_ctrl_c() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def _show(stack: Stack) -> None:
-    given = load_settings()
+def _show(stack: Stack, given: Settings) -> None:
+    """The password of a server that somebody else runs is not for the terminal; without that of ours nobody could look."""
     lines = {
         "broker": hide_password(stack.broker_url) if given.broker_url else stack.broker_url,
         "database": hide_password(stack.database_url) if given.database_url else stack.database_url,

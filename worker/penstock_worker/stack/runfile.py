@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import psutil
 
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.settings import LOCK_FILE
 from penstock_worker.stack.process import ManagedProcess, end_processes
 
 __all__ = ["end_recorded", "hold_folder", "record", "write_privately"]
 
 #: How far apart two readings of one start time may be: a clock that is set right moves them.
 _START_TOLERANCE_S = 2
+_LOCK_WITHIN_S = 0.5
 
 
 @contextlib.contextmanager
@@ -34,13 +37,11 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: Another one holds it.
     """
-    descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK_FILE.name, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+        if not _lock(descriptor):
             pid = os.read(descriptor, 20).decode().strip() or "unknown"
-            raise ConfigurationError(f"`penstock up` already runs in {folder.parent} (pid {pid}): stop it first") from exc
+            raise ConfigurationError(f"`penstock up` already runs in {folder.parent} (pid {pid}): stop it first")
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
@@ -86,6 +87,17 @@ def write_privately(file: Path, text: str) -> None:
     draft.touch(mode=0o600)
     draft.write_text(text)
     draft.replace(file)
+
+
+def _lock(descriptor: int) -> bool:
+    """Try for a moment: whoever only asks whether a stack runs here holds the lock while asking."""
+    deadline = time.monotonic() + _LOCK_WITHIN_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
