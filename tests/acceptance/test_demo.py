@@ -61,7 +61,8 @@ def test_the_demo_stores_everything_twice_in_one_folder(tmp_path):
         *("sessions", "tasks", "seconds", "events_per_s"),
     ]
     assert first["published"] == second["published"]
-    left = [process.cmdline() for process in psutil.process_iter() if str(tmp_path) in " ".join(process.cmdline())]
+    running = (process.info for process in psutil.process_iter(["cmdline", "cwd"]))
+    left = [info["cmdline"] for info in running if str(tmp_path) in " ".join([*(info["cmdline"] or []), info["cwd"] or ""])]
     assert left == []
 
 
