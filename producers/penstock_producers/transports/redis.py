@@ -29,39 +29,46 @@ __all__ = ["RedisTransport", "kombu_message"]
 
 #: Seconds of silence after which a connection is asked whether it lives before it is used.
 _HEALTH_CHECK_INTERVAL_S = 10
+_NO_CLUSTER = "Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ"
 
 
 class RedisTransport:
-    """See `Transport`. Opens the connection in the first `send`; redis-py opens a new one after every error."""
+    """See `Transport`. One connection; redis-py opens it anew after every error."""
 
     def __init__(self, broker_url: str, queue: str, timeout_s: float) -> None:
         self._queue = queue
-        self._client = redis.Redis(**_connection_arguments(broker_url, timeout_s))
-        self._is_checked = False
+        self._arguments = _connection_arguments(broker_url, timeout_s)
+        self._client: redis.Redis | None = None
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
         with _translated():
-            if not self._is_checked:
-                self._refuse_cluster()
+            if self._client is None:
+                self._client = self._connect()
             self._client.lpush(self._queue, *(kombu_message(envelope, self._queue) for envelope in envelopes))
         for envelope in envelopes:
             on_confirmed(envelope)
 
     def close(self) -> None:
-        self._client.close()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def forget(self) -> None:
-        # redis-py sees the new process id and lets go of the parent's connections without shutting them down.
-        self._client.connection_pool.reset()
+        client, self._client = self._client, None
+        if client is not None and client.connection is not None:
+            # It sees the new process id, and closes its own copy of the socket without shutting the connection down.
+            client.connection.disconnect()  # type: ignore[no-untyped-call]
 
-    def _refuse_cluster(self) -> None:
+    def _connect(self) -> redis.Redis:
+        client = redis.Redis(**self._arguments, single_connection_client=True)
         try:
-            is_cluster = self._client.info("cluster").get("cluster_enabled")
+            is_cluster = client.info("cluster").get("cluster_enabled")
         except redis.ResponseError:
             is_cluster = False  # this user may not ask; a cluster of several nodes answers LPUSH with MOVED
         if is_cluster:
-            raise TransportError("Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ")
-        self._is_checked = True
+            client.close()
+            raise TransportError(_NO_CLUSTER)
+        return client
 
 
 def kombu_message(envelope: Envelope, queue: str) -> bytes:
@@ -118,5 +125,5 @@ def _translated() -> Iterator[None]:
     except (redis.RedisError, OSError) as exc:
         text = str(exc)
         if text.startswith("MOVED"):
-            text = "Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ"
+            text = _NO_CLUSTER
         raise TransportError(f"Redis: {text or type(exc).__name__}") from exc
