@@ -14,7 +14,8 @@ from celery import Celery
 from celery.signals import worker_process_init
 
 from penstock_worker.ingest import failpoints
-from penstock_worker.ingest.step import IngestStep, add_queue_to_inspection
+from penstock_worker.ingest.control import register_control
+from penstock_worker.ingest.step import IngestStep
 from penstock_worker.ingest.tasks import register_tasks
 from penstock_worker.maintenance.tasks import beat_schedule, register_maintenance
 from penstock_worker.settings import Settings, load_settings
@@ -60,7 +61,7 @@ def create_app(settings: Settings) -> Celery:
     app.steps["consumer"].add(IngestStep)
     register_tasks(app, settings)
     register_maintenance(app, settings)
-    add_queue_to_inspection()
+    register_control()
     failpoints.configure(settings.failpoints)
     return app
 

@@ -13,18 +13,17 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from celery import bootsteps
 from celery.exceptions import WorkerShutdown
-from celery.worker.control import control_command
 from kombu.utils.uuid import uuid
 
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
+from penstock_worker.ingest.flight import Flight, Probe
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.request import Submitter
 from penstock_worker.ingest.source import Delivery, Source
@@ -47,7 +46,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.settings: Settings = c.app.penstock_settings
         self.buffer = Buffer(Limits(self.settings.batch_max_events, self.settings.batch_max_bytes))
         self.ready: deque[Batch] = deque()
-        self.in_flight: set[_InFlight] = set()
+        self.in_flight: set[Flight] = set()
         self.is_paused = self.is_stopping = False
         self._source: Source | None = None
         self._age_timer: Any = None
@@ -166,7 +165,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self._submit(self.ready.popleft())
 
     def _submit(self, batch: Batch) -> None:
-        flight = _InFlight(self, batch)
+        flight = Flight(self, batch)
         self.in_flight.add(flight)
         mode = "alone_innocent" if batch.is_innocent else "alone" if batch.is_alone else "together"
         raws = [tuple(delivery.raw) for delivery in batch.deliveries]
@@ -174,13 +173,13 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     # -- outcomes ------------------------------------------------------------------------------------------------------------
 
-    def _on_written(self, batch: Batch, result: dict[str, Any]) -> None:
+    def on_written(self, batch: Batch, result: dict[str, Any]) -> None:
         """Committed: the ONE place that acknowledges."""
         failpoints.hit("before_ack")
         self.source.ack(batch.deliveries)
         logger.debug("batch written: %s", result, extra={"action": "batch_written", "trigger": batch.trigger})
 
-    def _on_away(self, batch: Batch, reason: str) -> None:
+    def on_away(self, batch: Batch, reason: str) -> None:
         """The database is away: everything goes back once, and nothing comes until a probe succeeds."""
         if batch.is_alone:
             batch.is_innocent = True
@@ -197,7 +196,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self._return([batch for batch in waiting if not batch.is_innocent])
             self._probe_later()
 
-    def _on_lost(self, batch: Batch) -> None:
+    def on_lost(self, batch: Batch) -> None:
         """Whoever read it died: the culprit is found by halving, and what is alone is counted in the database."""
         logger.error("a pool process died with %s", batch, extra={"action": "reader_lost"})
         if self.is_stopping:
@@ -205,12 +204,12 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             return
         self.ready.extendleft(reversed(halves(batch)))
 
-    def _on_failed(self, batch: Batch) -> None:
+    def on_failed(self, batch: Batch) -> None:
         """The task raised, which it never should: as if the database were away, so that nothing spins."""
-        self._on_away(batch, "penstock.write_batch raised, see the log above")
+        self.on_away(batch, "penstock.write_batch raised, see the log above")
 
-    def _ended(self, flight: _InFlight) -> None:
-        self.in_flight.discard(flight)
+    def on_ended(self) -> None:
+        """A place in the pool is free."""
         self._pump()
         if not self.is_stopping:
             self.source.wake()
@@ -223,9 +222,9 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
     def _probe(self) -> None:
         self._probe_timer = None
         if self.is_paused and not self.is_stopping:
-            self._probes.submit((), "<is the database there?>", _Probe(self))
+            self._probes.submit((), "<is the database there?>", Probe(self))
 
-    def _on_probe(self, reason: str | None) -> None:
+    def on_probed(self, reason: str | None) -> None:
         if self.is_stopping or not self.is_paused:
             return
         if reason is not None:
@@ -254,75 +253,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._age_timer = self._probe_timer = None
 
 
-class _InFlight:
-    """A batch in the pool; tells the step how it ended."""
-
-    def __init__(self, step: IngestStep, batch: Batch) -> None:
-        self._step, self._batch, self.size = step, batch, batch.size
-
-    def on_done(self, result: Any) -> None:
-        if isinstance(result, dict) and "away" not in result:
-            end = partial(self._step._on_written, self._batch, result)  # noqa: SLF001  # a part of the step
-        else:
-            reason = result["away"] if isinstance(result, dict) else "its answer was unreadable"
-            end = partial(self._step._on_away, self._batch, reason)  # noqa: SLF001
-        self._end(end)
-
-    def on_lost(self) -> None:
-        self._end(partial(self._step._on_lost, self._batch))  # noqa: SLF001
-
-    def on_failed(self) -> None:
-        self._end(partial(self._step._on_failed, self._batch))  # noqa: SLF001
-
-    def _end(self, end: partial[None]) -> None:
-        self._step.in_flight.discard(self)
-        try:
-            end()
-        finally:
-            self._step._ended(self)  # noqa: SLF001
-
-
-class _Probe:
-    """A look at the database from the pool."""
-
-    def __init__(self, step: IngestStep) -> None:
-        self._step = step
-
-    def on_done(self, result: Any) -> None:
-        reason = result.get("away") if isinstance(result, dict) else "its answer was unreadable"
-        self._step._on_probe(reason)  # noqa: SLF001
-
-    def on_lost(self) -> None:
-        self._step._on_probe("the probing process died")  # noqa: SLF001
-
-    def on_failed(self) -> None:
-        self._step._on_probe("the probe raised, see the log above")  # noqa: SLF001
-
-
 def _source(settings: Settings, c: Any) -> Source:
     if settings.broker.startswith("redis"):
         return RedisSource(settings, c.timer, owner=f"{c.hostname}:{uuid()}")
     return AmqpSource(settings, c.timer, c.hub)
-
-
-@control_command(name="flush")  # type: ignore[untyped-decorator]  # celery has no types
-def flush(state: Any) -> dict[str, Any]:
-    """Write what the worker has buffered, now."""
-    return {"ok": state.consumer.ingest_step.flush()}
-
-
-def add_queue_to_inspection() -> None:
-    """Let `inspect active_queues`, and with it Flower's broker page, name the ingest queue beside the task queues."""
-    from celery.worker.control import Panel
-
-    listed = Panel.data["active_queues"]
-
-    def active_queues(state: Any) -> list[dict[str, Any]]:
-        queues = list(listed(state) or [])
-        step: IngestStep | None = getattr(state.consumer, "ingest_step", None)
-        if step is not None:
-            name = step.settings.queue
-            queues.append({"name": name, "exchange": {"name": ""}, "routing_key": name})
-        return queues
-
-    Panel.data["active_queues"] = active_queues

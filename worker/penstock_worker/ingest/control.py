@@ -1,0 +1,33 @@
+"""What the ingest step adds to Celery's remote control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.control import Panel
+
+__all__ = ["register_control"]
+
+_listed = Panel.data["active_queues"]
+
+
+def register_control() -> None:
+    """
+    Add the command `flush`, and the queue of events to what `inspect active_queues` lists.
+
+    By the latter it is on Flower's broker page, which knows task queues only.
+    """
+    def active_queues(state: Any) -> list[dict[str, Any]]:
+        queues = list(_listed(state) or [])
+        step = getattr(state.consumer, "ingest_step", None)
+        if step is not None:
+            name = step.settings.queue
+            queues.append({"name": name, "exchange": {"name": ""}, "routing_key": name})
+        return queues
+
+    def flush(state: Any) -> dict[str, Any]:
+        """Write what the worker has buffered, now."""
+        return {"ok": state.consumer.ingest_step.flush()}
+
+    Panel.data["active_queues"] = active_queues
+    Panel.register(type="control", name="flush")(flush)
