@@ -21,7 +21,7 @@ def test_drain(broker, request):
         request.getfixturevalue("rabbitmq_server")  # skips or fails where there is none
 
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "drain", "--broker", broker, "--events", "2000", "--rounds", "2", "--json"],
+        [sys.executable, "-m", "bench", "drain", "--broker", broker, "--events", "2000", "--rounds", "1", "--json"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
         capture_output=True,
@@ -32,9 +32,9 @@ def test_drain(broker, request):
 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    shape = {"name": "drain", "broker": broker, "events": 2000, "rounds": 2, "rows": 2000}
+    shape = {"name": "drain", "broker": broker, "events": 2000, "rounds": 1, "rows": 2000}
     assert {name: result[name] for name in shape} == shape
     assert result["ratio"] == pytest.approx(result["events_per_s"] / result["copy_rows_per_s"], abs=0.01)
     assert (result["fsync"], result["synchronous_commit"]) == ("on", "on")
-    assert len(result["indexes"]) == 3  # the key, the parent's column, and the foreign key
+    assert "FOREIGN KEY (session_id) REFERENCES translation.sessions(session_id)" in result["indexes"]
     assert {"postgresql", "broker", "celery", "kombu", "psycopg", "pydantic", "python"} == result["versions"].keys()
