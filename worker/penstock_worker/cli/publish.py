@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from penstock_producers import BufferFull, Producer
-from penstock_schemas import DeclarationError, Record, Registry, load_registry
+from penstock_schemas import Record, Registry, load_registry
 from penstock_schemas.wire import MAX_MESSAGE_BYTES, QUEUE
 from penstock_worker.errors import ConfigurationError
 
@@ -231,7 +231,4 @@ def _running_broker() -> str | None:
 
 def _registry(records: str | None) -> Registry:
     modules = records if records is not None else os.environ.get("PENSTOCK_RECORDS", "")
-    try:
-        return load_registry(part.strip() for part in modules.split(",") if part.strip())
-    except DeclarationError as exc:
-        raise ConfigurationError(str(exc)) from exc
+    return load_registry(part.strip() for part in modules.split(",") if part.strip())
