@@ -1,23 +1,23 @@
 """
-What `penstock migrate create` compares, refuses and adds.
+What `penstock migrate create` compares, leaves out and adds.
 
-It compares one package's schemas and never partitions. It refuses what cannot be changed in place. And it adds what Alembic
-does not write: CREATE SCHEMA, and the values of a new column that came before it, from `_extra`.
+It compares one package's schemas and never partitions. It leaves out what old workers would miss: a column or table that is no
+longer declared is dropped by a later `create --contract`, one release after the workers that wrote it. And it adds what Alembic
+does not write: schemas, first partitions, and the values of a new column that came before it, from `_extra`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from alembic.autogenerate import renderers
 from alembic.operations import ops
 
 from penstock_migrations.packages import Package
-from penstock_schemas.column import Kind, Rule
-from penstock_schemas.record import RecordType
-from penstock_worker.errors import ConfigurationError
-from penstock_worker.store.upsert import UpsertPlan
+from penstock_migrations.refusals import check_types, check_unchangeable
+from penstock_schemas.registry import Registry
 
 __all__ = ["Comparison"]
 
@@ -26,14 +26,37 @@ _PARTITIONS = (
 )
 
 
-class Comparison:
-    """The comparison of one package's declarations with the database; its methods are Alembic's hooks."""
+class CallOp(ops.MigrateOperation):
+    """A call of a function of `penstock_migrations.operations`."""
 
-    def __init__(self, package: Package, connection: sa.Connection) -> None:
+    def __init__(self, function: str, *arguments: str) -> None:
+        self.function = function
+        self.arguments = arguments
+
+
+@renderers.dispatch_for(CallOp)
+def _render(context: Any, call: CallOp) -> str:
+    context.imports.add("from penstock_migrations import operations as penstock")
+    return f"penstock.{call.function}({', '.join(map(repr, call.arguments))})"
+
+
+class Comparison:
+    """
+    The comparison of one package's declarations with the database; its methods are Alembic's hooks.
+
+    `kept` says afterwards what is in the database and no longer declared, `is_empty` whether there is nothing to write.
+    """
+
+    def __init__(
+        self, package: Package, registry: Registry, connection: sa.Connection, *, is_contracting: bool = False
+    ) -> None:
         self.package = package
-        self._connection = connection
-        self._partitions = set(connection.scalars(sa.text(_PARTITIONS)))
         self.is_empty = True
+        self.kept: list[str] = []
+        self._registry = registry
+        self._connection = connection
+        self._is_contracting = is_contracting
+        self._partitions = set(connection.scalars(sa.text(_PARTITIONS)))
 
     def is_name_ours(self, name: str | None, kind: str, parents: Any) -> bool:
         """Whether a name found in the database is looked at."""
@@ -50,100 +73,66 @@ class Comparison:
         return kind != "table" or is_reflected or item.schema in self.package.schemas
 
     def complete(self, context: Any, revision: Any, directives: list[ops.MigrationScript]) -> None:
-        """Refuse, add, and drop the script if nothing has changed."""
+        """Refuse, leave out, add; and drop the script if nothing has changed."""
         del context, revision
         script = directives[0]
-        up, down = script.upgrade_ops, script.downgrade_ops
-        if up is None or down is None:
-            return
-        self._check_unchangeable(up)
+        up = script.upgrade_ops
+        assert up is not None, "there is one history per package, and one script per history"
+        check_unchangeable(self.package, self._registry, self._connection)
+        check_types(_flat(up.ops))
+        if not self._is_contracting:
+            up.ops = list(self._without_drops(up.ops))
         self.is_empty = up.is_empty()
         if self.is_empty:
             directives.clear()
             return
-        for schema in reversed(self._schemas_to_make(up)):
-            up.ops.insert(0, ops.ExecuteSQLOp(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-            down.ops.append(ops.ExecuteSQLOp(f'DROP SCHEMA "{schema}"'))
-        up.ops.extend(ops.ExecuteSQLOp(statement) for statement in self._promotions(up))
+        down = up.reverse_into(ops.DowngradeOps([]))
+        schemas = self._schemas_to_make(up.ops)
+        up.ops[:0] = [CallOp("create_schema", schema) for schema in schemas]
+        up.ops += self._calls_after(up.ops)
+        down.ops += [CallOp("drop_schema", schema) for schema in reversed(schemas)]
+        script.downgrade_ops = down
 
-    def _schemas_to_make(self, up: ops.UpgradeOps) -> list[str]:
-        existing = set(sa.inspect(self._connection).get_schema_names())
-        wanted = {op.schema for op in up.ops if isinstance(op, ops.CreateTableOp) and op.schema}
-        return sorted(wanted - existing)
+    def _without_drops(self, operations: Sequence[Any]) -> Iterator[Any]:
+        gone = {(op.schema, op.table_name) for op in operations if isinstance(op, ops.DropTableOp)}
+        self.kept += [f"{schema}.{table}" for schema, table in sorted(gone)]
+        for op in operations:
+            if isinstance(op, ops.ModifyTableOps):
+                op.ops = [] if (op.schema, op.table_name) in gone else list(self._without_dropped_columns(op.ops))
+                if op.ops:
+                    yield op
+            elif not isinstance(op, ops.DropTableOp):
+                yield op
 
-    def _promotions(self, up: ops.UpgradeOps) -> list[str]:
-        """For each new column: take over what newer producers have sent already."""
-        records = {record.declaration.table: record for record in self.package.records}
-        return [
-            _promotion(records[f"{op.schema}.{op.table_name}"], op.column.name)
-            for op in _flat(up.ops)
-            if isinstance(op, ops.AddColumnOp) and not op.column.name.startswith("_")
-        ]
+    def _without_dropped_columns(self, operations: Sequence[Any]) -> Iterator[Any]:
+        for op in operations:
+            if isinstance(op, ops.DropColumnOp):
+                self.kept.append(f"{op.schema}.{op.table_name}.{op.column_name}")
+            else:
+                yield op
 
-    def _check_unchangeable(self, up: ops.UpgradeOps) -> None:
+    def _schemas_to_make(self, operations: Sequence[Any]) -> list[str]:
+        """Schemas without a table so far; one that exists may be missing where the migration will run."""
+        made = {op.schema for op in operations if isinstance(op, ops.CreateTableOp) and op.schema}
         inspector = sa.inspect(self._connection)
-        for record in self.package.records:
-            declaration = record.declaration
-            if inspector.has_table(declaration.table_name, schema=declaration.schema):
-                _check_key(inspector, record)
-                _check_parent(inspector, record)
-                self._check_partitioning(record)
-        for op in _flat(up.ops):
-            if isinstance(op, ops.AlterColumnOp) and op.modify_type is not None:
-                raise ConfigurationError(
-                    f"{op.schema}.{op.table_name}.{op.column_name}: the type of a column cannot change, old and new workers "
-                    "run side by side: declare a new column and fill it"
-                )
+        known = {record.declaration.table_name for record in self.package.records}
+        return sorted(schema for schema in made if not known.intersection(inspector.get_table_names(schema=schema)))
 
-    def _check_partitioning(self, record: RecordType) -> None:
-        query = "SELECT pg_get_partkeydef(to_regclass(:table))"
-        found = self._connection.scalar(sa.text(query), {"table": UpsertPlan(record).table})
-        time = record.declaration.append_only
-        if (found is None) != (time is None) or (found and time and time not in found):
-            raise _refused(record, "append_only", "an append-only table is partitioned from its birth")
+    def _calls_after(self, operations: Sequence[Any]) -> list[CallOp]:
+        partitioned = {record.declaration.table for record in self.package.records if record.declaration.append_only}
+        calls = []
+        for op in _flat(operations):
+            table = f"{getattr(op, 'schema', None)}.{getattr(op, 'table_name', None)}"
+            if isinstance(op, ops.CreateTableOp) and table in partitioned:
+                calls.append(CallOp("create_partitions", table))
+            elif isinstance(op, ops.AddColumnOp) and not op.column.name.startswith("_"):
+                calls.append(CallOp("promote_extra", table, op.column.name))
+        return calls
 
 
-def _check_key(inspector: sa.Inspector, record: RecordType) -> None:
-    declaration = record.declaration
-    found = inspector.get_pk_constraint(declaration.table_name, schema=declaration.schema)["constrained_columns"]
-    if tuple(found) != record.key:
-        raise _refused(record, "key", f"its rows are found by {', '.join(found)}")
-
-
-def _check_parent(inspector: sa.Inspector, record: RecordType) -> None:
-    declaration = record.declaration
-    keys = inspector.get_foreign_keys(declaration.table_name, schema=declaration.schema)
-    found = {(tuple(key["constrained_columns"]), key["referred_schema"]) for key in keys}
-    wanted = {((declaration.parent.field,), declaration.parent.type.split(".")[0])} if declaration.parent else set()
-    if {columns for columns, _ in found} != {columns for columns, _ in wanted}:
-        raise _refused(record, "parent", "its children stand in the table already")
-
-
-def _refused(record: RecordType, what: str, why: str) -> ConfigurationError:
-    return ConfigurationError(f"{record.name}: its {what} cannot change, {why}: declare a new type and move the rows")
-
-
-def _flat(operations: Iterable[Any]) -> Iterable[Any]:
+def _flat(operations: Iterable[Any]) -> Iterator[Any]:
     for op in operations:
         if isinstance(op, ops.ModifyTableOps):
             yield from _flat(op.ops)
         else:
             yield op
-
-
-def _promotion(record: RecordType, name: str) -> str:
-    """Move a field from `_extra` into its new column, with its stamp; what does not fit the column's type stays where it is."""
-    column, plan = record.by_name[name], UpsertPlan(record)
-    kind = column.kind.value
-    value = f"_extra -> '{name}'" if column.kind is Kind.JSONB else f"(_extra ->> '{name}')::{kind}"
-    fits = "true" if column.kind is Kind.JSONB else f"penstock.is_castable(_extra ->> '{name}', '{kind}')"
-    stamp = f"_stamps ->> '+{name}'"
-    if column.rule in (Rule.MIN, Rule.MAX):
-        stamps = f"_stamps - '+{name}'"
-    else:
-        kept = f"'0' || ({stamp})" if column.rule is Rule.STATE else f"({stamp})"
-        stamps = f"(_stamps - '+{name}') || jsonb_build_object('{name}', {kept})"
-    return (
-        f"UPDATE {plan.table} SET \"{name}\" = {value}, _extra = nullif(_extra - '{name}', '{{}}'), _stamps = {stamps} "
-        f"WHERE _extra ? '{name}' AND {fits}"
-    )

@@ -1,77 +1,101 @@
 """
 Migrations as functions: up, down, some steps, a new one, and whether a database is up to date.
 
-Alembic's `Config` is built here, in code; there is no alembic.ini to find. Two runs at once wait for each other.
+Alembic's `Config` is built here, in code; there is no alembic.ini to find.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from penstock_migrations.autogenerate import Comparison
+from penstock_migrations.operations import drop_schema_if_empty
 from penstock_migrations.packages import OWN_PACKAGE, Package, find_packages
+from penstock_migrations.session import connect, open_connection, patiently
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.store.connection import Connection
 from penstock_worker.store.partitions import ensure_partitions
+from penstock_worker.store.promotion import promote_all
 from penstock_worker.store.tables import OWN_SCHEMA, metadata_for
+from penstock_worker.store.upsert import literal, quote
 
-__all__ = ["State", "check_migrated", "create", "default_package", "downgrade", "states", "steps", "upgrade"]
+__all__ = ["Created", "State", "check_migrated", "create", "default_package", "downgrade", "states", "steps", "upgrade"]
 
 Locations = Mapping[str, Path]
 
-#: Held by a run of migrations; any fixed number that nobody else uses.
-_LOCK = 0x70656E6D6967
-#: A role named like one of our schemas would make it the default one, and Alembic calls the default schema None.
-_CONNECT_ARGS = {"connect_timeout": 10, "options": "-c search_path=public"}
-#: Seconds a migration waits for a table, and with it everybody who waits behind it.
-_LOCK_TIMEOUT_S = 10
+#: Names of new version files sort by day.
+_FILE_TEMPLATE = "%(year)d_%(month).2d_%(day).2d_%(rev)s_%(slug)s"
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far one package's history is in a database; None where it has not begun or has no migrations."""
+    """
+    How far one package's history is in a database.
+
+    Args:
+        package: Whose history.
+        current: The revision the database is at, None before the first.
+        head: The newest revision that is installed here, None where there is none.
+        pending: The revisions to apply, in their order. None is pending in a database that a newer release has migrated.
+    """
 
     package: str
     current: str | None
     head: str | None
+    pending: tuple[str, ...]
 
     @property
     def is_current(self) -> bool:
         """Whether nothing is left to do."""
-        return self.current == self.head
+        return not self.pending
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What `create` did: the file, None if nothing has changed, and what stays in the database though no longer declared."""
+
+    path: Path | None
+    kept: tuple[str, ...]
 
 
 def upgrade(database_url: str, registry: Registry, locations: Locations | None = None) -> list[str]:
     """
-    Bring a database up to date: Penstock's tables, then each package's, then the partitions of append-only types.
+    Bring a database up to date: Penstock's tables, then each package's.
+
+    After that, make the partitions of append-only types, and move what old workers have put into `_extra` although it has a
+    column by now.
 
     Returns:
         The revisions that were applied, `package:revision`.
 
     Raises:
-        ConfigurationError: The database cannot be reached, or a package has no migrations.
+        ConfigurationError: The database cannot be used, or a package has no migrations; the others are applied first.
     """
+    packages = find_packages(registry, locations)
     applied = []
-    with _connect(database_url) as connection:
-        for package in find_packages(registry, locations):
-            before = _current(connection, package)
-            _run(connection, registry, package, "upgrade", "head")
-            applied += [f"{package.name}:{revision}" for revision in _between(package, before, _current(connection, package))]
-    with psycopg.connect(database_url, autocommit=True) as raw:
-        for record in registry.values():
-            ensure_partitions(raw, record)
+    with connect(database_url) as connection:
+        for package in packages:
+            if package.versions is not None:
+                done = _run(connection, registry, package, "upgrade", "head")
+                applied += [f"{package.name}:{revision}" for revision in done]
+        with open_connection(database_url) as raw:
+            for record in registry.values():
+                patiently(connection, partial(ensure_partitions, raw, record))
+                patiently(connection, partial(promote_all, raw, record))
+    for package in packages:
+        package.folder()
     return applied
 
 
@@ -82,12 +106,15 @@ def downgrade(
     Undo migrations of one package, the last one by default, `base` for all: what they made is dropped with what is in it.
 
     Raises:
-        ConfigurationError: There is no such package or revision.
+        ConfigurationError: There is no such package or revision, or other packages' tables stand on what would go.
     """
     chosen = _choose(registry, package, locations)
-    with _connect(database_url) as connection:
+    with connect(database_url) as connection:
         _run(connection, registry, chosen, "downgrade", revision)
-        return _state(connection, chosen)
+        state = _state(connection, chosen)
+        if state.current is None:
+            _forget(database_url, chosen)
+    return state
 
 
 def steps(database_url: str, registry: Registry, package: str, count: int, locations: Locations | None = None) -> State:
@@ -100,103 +127,132 @@ def steps(database_url: str, registry: Registry, package: str, count: int, locat
     if count < 0:
         return downgrade(database_url, registry, package, str(count), locations)
     chosen = _choose(registry, package, locations)
-    with _connect(database_url) as connection:
-        _run(connection, registry, chosen, "upgrade", f"+{count}")
+    with connect(database_url) as connection:
+        if count:
+            _run(connection, registry, chosen, "upgrade", f"+{count}")
         return _state(connection, chosen)
 
 
 def create(
-    database_url: str, registry: Registry, package: str, message: str, locations: Locations | None = None
-) -> Path | None:
+    database_url: str,
+    registry: Registry,
+    package: str,
+    message: str,
+    locations: Locations | None = None,
+    *,
+    is_contracting: bool = False,
+) -> Created:
     """
     Write the migration that a package's declarations ask for.
 
     Args:
-        database_url: A database that is up to date; it is read only.
+        database_url: A database that is up to date; it is only read.
         registry: The record types.
         package: Whose.
         message: What changes, a few words; part of the file's name.
         locations: Folders of versions by package, beside the entry points.
-
-    Returns:
-        The file, or None if nothing has changed.
+        is_contracting: Drop columns and tables that are no longer declared. The workers that knew them must be gone.
 
     Raises:
         ConfigurationError: The change cannot be made in place, or the database is not up to date.
     """
     chosen = _choose(registry, package, locations)
     chosen.folder().mkdir(parents=True, exist_ok=True)
-    with _connect(database_url) as connection:
-        if not _state(connection, chosen).is_current:
-            raise ConfigurationError("the database is behind the migrations there are: run `penstock migrate up` first")
-        config = _config(connection, registry, chosen)
+    check_migrated(database_url, registry, locations)
+    with connect(database_url, is_alone=False) as connection:
+        config = _config(connection, registry, chosen, is_contracting=is_contracting)
+        comparison: Comparison = config.attributes["comparison"]
         try:
             script = command.revision(config, message=message, autogenerate=True)
         except CommandError as exc:
-            raise ConfigurationError(str(exc)) from exc
-        if config.attributes["comparison"].is_empty or script is None or isinstance(script, list):
-            return None
-        return Path(script.path)
+            raise ConfigurationError(f"{chosen.name}: {exc}") from exc
+    path = None if comparison.is_empty or script is None or isinstance(script, list) else Path(script.path)
+    return Created(path, tuple(comparison.kept))
 
 
 def states(database_url: str, registry: Registry, locations: Locations | None = None) -> list[State]:
-    """How far every package is."""
-    with _connect(database_url, is_writing=False) as connection:
+    """
+    How far every package is.
+
+    Raises:
+        ConfigurationError: The database cannot be used.
+    """
+    with connect(database_url, is_alone=False) as connection:
         return [_state(connection, package) for package in find_packages(registry, locations)]
 
 
-def check_migrated(database_url: str, registry: Registry, locations: Locations | None = None) -> None:
+def check_migrated(database: str | Connection, registry: Registry, locations: Locations | None = None) -> None:
     """
-    Nothing, if the database is up to date.
+    Nothing, if every migration that is installed here has been applied. A database that is further is fine: an old worker
+    goes on beside new ones.
+
+    Args:
+        database: A URL, or an open connection.
+        registry: The record types.
+        locations: Folders of versions by package, beside the entry points.
 
     Raises:
-        ConfigurationError: It is not, or cannot be reached.
+        ConfigurationError: The database is behind, or cannot be reached.
     """
-    behind = [state.package for state in states(database_url, registry, locations) if not state.is_current]
+    packages = find_packages(registry, locations)
+    if isinstance(database, str):
+        with connect(database, is_alone=False) as connection:
+            behind = [package.name for package in packages if not _state(connection, package).is_current]
+    else:
+        behind = [package.name for package in packages if _pending(package, _noted(database, package))]
     if behind:
         raise ConfigurationError(f"the database is not migrated ({', '.join(behind)}): run `penstock migrate up`")
 
 
-@contextmanager
-def _connect(database_url: str, *, is_writing: bool = True) -> Iterator[sa.Connection]:
-    """A connection under the lock of all migrations; each migration commits by itself."""
-    address = "postgresql+psycopg://" + database_url.partition("://")[2]
-    engine = sa.create_engine(address, poolclass=sa.NullPool, connect_args=_CONNECT_ARGS)
-    try:
-        with engine.connect() as connection:
-            if is_writing:
-                connection.execute(sa.text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
-                connection.execute(sa.text(f"SET lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
-                connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}"))
-                connection.commit()
-            yield connection
-    except sa.exc.OperationalError as exc:
-        raise ConfigurationError(f"the database cannot be used: {' '.join(str(exc.orig).split())}") from exc
-    finally:
-        engine.dispose()
+def default_package(registry: Registry, locations: Locations | None = None) -> str:
+    """The package that `create`, `down` and `steps` mean when none is named: the only one beside Penstock's own."""
+    others = [package.name for package in find_packages(registry, locations) if package.name != OWN_PACKAGE]
+    if len(others) > 1:
+        raise ConfigurationError(f"say which package with --package: {', '.join(others)}")
+    return others[0] if others else OWN_PACKAGE
 
 
-def _config(connection: sa.Connection, registry: Registry, package: Package) -> Config:
+def _config(connection: sa.Connection, registry: Registry, package: Package, *, is_contracting: bool = False) -> Config:
     config = Config(cmd_opts=Namespace(quiet=True))
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.set_main_option("version_locations", str(package.folder()))
+    config.set_main_option("script_location", _escaped(Path(__file__).parent))
+    config.set_main_option("version_locations", _escaped(package.folder()))
     config.set_main_option("path_separator", "newline")
+    config.set_main_option("file_template", _FILE_TEMPLATE.replace("%", "%%"))
     config.attributes["connection"] = connection
+    config.attributes["registry"] = registry
     config.attributes["metadata"] = metadata_for(registry)
-    config.attributes["comparison"] = Comparison(package, connection)
+    config.attributes["comparison"] = Comparison(package, registry, connection, is_contracting=is_contracting)
+    config.attributes["done"] = []
     connection.commit()
     return config
 
 
-def _run(connection: sa.Connection, registry: Registry, package: Package, action: str, revision: str) -> None:
-    if package.versions is None or not package.versions.is_dir():
-        package.folder().mkdir(parents=True, exist_ok=True)
+def _escaped(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+def _run(connection: sa.Connection, registry: Registry, package: Package, action: str, revision: str) -> list[str]:
+    """Go up or down; returns the revisions that were passed. Each is a transaction: a second try begins where one failed."""
+    if not package.folder().is_dir():
+        return []
     config = _config(connection, registry, package)
     try:
-        getattr(command, action)(config, revision)
+        patiently(connection, partial(getattr(command, action), config, revision))
     except CommandError as exc:
         raise ConfigurationError(f"{package.name}: {exc}") from exc
-    connection.commit()
+    done: list[str] = config.attributes["done"]
+    return done
+
+
+def _forget(database_url: str, package: Package) -> None:
+    """A history undone to its beginning leaves nothing behind, and the last one not even our schema."""
+    with open_connection(database_url) as connection, connection.transaction():
+        connection.execute(f"DROP TABLE IF EXISTS {_version_table(package)}")
+        drop_schema_if_empty(connection, OWN_SCHEMA)
+
+
+def _version_table(package: Package) -> str:
+    return f"{quote(OWN_SCHEMA)}.{quote(package.version_table)}"
 
 
 def _choose(registry: Registry, name: str, locations: Locations | None) -> Package:
@@ -207,30 +263,36 @@ def _choose(registry: Registry, name: str, locations: Locations | None) -> Packa
 
 
 def _state(connection: sa.Connection, package: Package) -> State:
-    return State(package.name, _current(connection, package), _script(package).get_current_head())
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection), "session.py has opened it"
+    noted = _noted(raw, package)
+    raw.rollback()
+    script = _script(package)
+    heads = script.get_heads() if script else []
+    return State(package.name, "+".join(noted) or None, "+".join(heads) or None, _pending(package, noted))
 
 
-def _current(connection: sa.Connection, package: Package) -> str | None:
-    options = {"version_table": package.version_table, "version_table_schema": OWN_SCHEMA}
-    current = MigrationContext.configure(connection, opts=options).get_current_revision()
-    connection.commit()
-    return current
-
-
-def _script(package: Package) -> ScriptDirectory:
-    return ScriptDirectory(str(Path(__file__).parent), version_locations=[str(package.folder())])
-
-
-def _between(package: Package, before: str | None, after: str | None) -> list[str]:
-    if after is None or before == after:
+def _noted(connection: Connection, package: Package) -> list[str]:
+    """The revisions in a package's version table: none before the first, several between two branches and their merge."""
+    table = _version_table(package)
+    if connection.execute(f"SELECT to_regclass({literal(table)})").fetchone() == (None,):
         return []
-    revisions = _script(package).iterate_revisions(after, before or "base")
-    return [revision.revision for revision in revisions][::-1]
+    return sorted(str(revision) for (revision,) in connection.execute(f"SELECT version_num FROM {table}").fetchall())
 
 
-def default_package(registry: Registry, locations: Locations | None = None) -> str:
-    """The package that `create`, `down` and `steps` mean when none is named: the only one beside Penstock's own."""
-    others = [package.name for package in find_packages(registry, locations) if package.name != OWN_PACKAGE]
-    if len(others) > 1:
-        raise ConfigurationError(f"say which package with --package: {', '.join(others)}")
-    return others[0] if others else OWN_PACKAGE
+def _pending(package: Package, noted: list[str]) -> tuple[str, ...]:
+    script = _script(package)
+    if script is None:
+        return ()
+    known = {step.revision: step for step in script.walk_revisions()}
+    if not known.keys() >= set(noted):
+        # A newer release, which knows this one's migrations, has been here.
+        return ()
+    applied = {step.revision for step in script.iterate_revisions(tuple(noted), "base")} if noted else set()
+    return tuple(revision for revision in reversed(known) if revision not in applied)
+
+
+def _script(package: Package) -> ScriptDirectory | None:
+    if package.versions is None or not package.versions.is_dir():
+        return None
+    return ScriptDirectory(str(Path(__file__).parent), version_locations=[str(package.versions)])

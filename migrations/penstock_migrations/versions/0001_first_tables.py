@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from penstock_migrations import operations as penstock
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -64,31 +66,19 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     )
     SELECT jsonb_object_agg(key, value) FROM won WHERE deleted IS NULL OR stamp > deleted COLLATE "C"
 $$;
-
--- Whether a text can become a value of a type; for unknown fields that get a column of their own.
-CREATE OR REPLACE FUNCTION penstock.is_castable(value text, type text) RETURNS boolean
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    EXECUTE format('SELECT $1::%s', type) USING value;
-    RETURN true;
-EXCEPTION WHEN data_exception OR invalid_text_representation THEN
-    RETURN false;
-END
-$$;
 """
 DROPPED = (
     "stamp(bigint, uuid)",
     "merge_stamps(jsonb, jsonb, jsonb, integer, text, text)",
     "merge_extra(jsonb, jsonb, jsonb, jsonb, text)",
-    "is_castable(text, text)",
 )
 
 
 def upgrade() -> None:
-    op.execute(sa.text(FUNCTIONS.replace(":", "\\:")))
-    op.execute('CREATE SCHEMA IF NOT EXISTS "guardian"')
-    op.execute('CREATE SCHEMA IF NOT EXISTS "scheduler"')
-    op.execute('CREATE SCHEMA IF NOT EXISTS "translation"')
+    penstock.execute_script(FUNCTIONS)
+    penstock.create_schema("guardian")
+    penstock.create_schema("scheduler")
+    penstock.create_schema("translation")
     op.create_table(
         "metrics",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -103,6 +93,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", "timestamp", name="metrics_pkey"),
         schema="guardian",
         postgresql_partition_by='RANGE ("timestamp")',
+    )
+    op.create_index(
+        "metrics__extra_idx", "metrics", ["id"], unique=False, schema="guardian", postgresql_where=sa.text("_extra IS NOT NULL")
     )
     op.create_table(
         "dead_letters",
@@ -181,7 +174,9 @@ def upgrade() -> None:
         sa.Column("_stored_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("id", name="jobs_pkey"),
         schema="scheduler",
-        postgresql_partition_by=None,
+    )
+    op.create_index(
+        "jobs__extra_idx", "jobs", ["id"], unique=False, schema="scheduler", postgresql_where=sa.text("_extra IS NOT NULL")
     )
     op.create_index("jobs_enabled_next_run_idx", "jobs", ["enabled", "next_run"], unique=False, schema="scheduler")
     op.create_table(
@@ -200,7 +195,14 @@ def upgrade() -> None:
         sa.Column("_stored_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pipelines_pkey"),
         schema="scheduler",
-        postgresql_partition_by=None,
+    )
+    op.create_index(
+        "pipelines__extra_idx",
+        "pipelines",
+        ["name"],
+        unique=False,
+        schema="scheduler",
+        postgresql_where=sa.text("_extra IS NOT NULL"),
     )
     op.create_table(
         "sessions",
@@ -224,7 +226,14 @@ def upgrade() -> None:
         sa.Column("_stored_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("session_id", name="sessions_pkey"),
         schema="translation",
-        postgresql_partition_by=None,
+    )
+    op.create_index(
+        "sessions__extra_idx",
+        "sessions",
+        ["session_id"],
+        unique=False,
+        schema="translation",
+        postgresql_where=sa.text("_extra IS NOT NULL"),
     )
     op.create_index("sessions_status_started_at_idx", "sessions", ["status", "started_at"], unique=False, schema="translation")
     op.create_index("sessions_user_id_idx", "sessions", ["user_id"], unique=False, schema="translation")
@@ -252,7 +261,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["scheduler.jobs.id"], name="executions_job_id_fkey"),
         sa.PrimaryKeyConstraint("id", name="executions_pkey"),
         schema="scheduler",
-        postgresql_partition_by=None,
+    )
+    op.create_index(
+        "executions__extra_idx",
+        "executions",
+        ["id"],
+        unique=False,
+        schema="scheduler",
+        postgresql_where=sa.text("_extra IS NOT NULL"),
     )
     op.create_index("executions_job_id_idx", "executions", ["job_id"], unique=False, schema="scheduler")
     op.create_index("executions_start_time_idx", "executions", ["start_time"], unique=False, schema="scheduler")
@@ -283,22 +299,35 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["session_id"], ["translation.sessions.session_id"], name="tasks_session_id_fkey"),
         sa.PrimaryKeyConstraint("task_id", name="tasks_pkey"),
         schema="translation",
-        postgresql_partition_by=None,
+    )
+    op.create_index(
+        "tasks__extra_idx",
+        "tasks",
+        ["task_id"],
+        unique=False,
+        schema="translation",
+        postgresql_where=sa.text("_extra IS NOT NULL"),
     )
     op.create_index("tasks_session_id_idx", "tasks", ["session_id"], unique=False, schema="translation")
+    penstock.create_partitions("guardian.metrics")
 
 
 def downgrade() -> None:
     op.drop_index("tasks_session_id_idx", table_name="tasks", schema="translation")
+    op.drop_index("tasks__extra_idx", table_name="tasks", schema="translation")
     op.drop_table("tasks", schema="translation")
     op.drop_index("executions_start_time_idx", table_name="executions", schema="scheduler")
     op.drop_index("executions_job_id_idx", table_name="executions", schema="scheduler")
+    op.drop_index("executions__extra_idx", table_name="executions", schema="scheduler")
     op.drop_table("executions", schema="scheduler")
     op.drop_index("sessions_user_id_idx", table_name="sessions", schema="translation")
     op.drop_index("sessions_status_started_at_idx", table_name="sessions", schema="translation")
+    op.drop_index("sessions__extra_idx", table_name="sessions", schema="translation")
     op.drop_table("sessions", schema="translation")
+    op.drop_index("pipelines__extra_idx", table_name="pipelines", schema="scheduler")
     op.drop_table("pipelines", schema="scheduler")
     op.drop_index("jobs_enabled_next_run_idx", table_name="jobs", schema="scheduler")
+    op.drop_index("jobs__extra_idx", table_name="jobs", schema="scheduler")
     op.drop_table("jobs", schema="scheduler")
     op.drop_table("suspects", schema="penstock")
     op.drop_table("producers", schema="penstock")
@@ -307,9 +336,10 @@ def downgrade() -> None:
     op.drop_index("dead_letters_state_fingerprint_idx", table_name="dead_letters", schema="penstock")
     op.drop_index("dead_letters_fingerprint_at_idx", table_name="dead_letters", schema="penstock")
     op.drop_table("dead_letters", schema="penstock")
+    op.drop_index("metrics__extra_idx", table_name="metrics", schema="guardian")
     op.drop_table("metrics", schema="guardian")
-    op.execute('DROP SCHEMA "translation"')
-    op.execute('DROP SCHEMA "scheduler"')
-    op.execute('DROP SCHEMA "guardian"')
+    penstock.drop_schema("translation")
+    penstock.drop_schema("scheduler")
+    penstock.drop_schema("guardian")
     for signature in DROPPED:
         op.execute(f"DROP FUNCTION penstock.{signature}")

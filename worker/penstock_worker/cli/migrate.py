@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,10 @@ Package = Annotated[str | None, typer.Option("--package", help="Whose; the only 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     group = typer.Typer(no_args_is_help=True, help="Bring the database's tables up to date, or back.")
-    for command in (up, down, steps, create, status):
+    for command in (up, down, create, status):
         group.command()(command)
+    # A negative number is no option.
+    group.command(context_settings={"ignore_unknown_options": True})(steps)
     app.add_typer(group, name="migrate")
 
 
@@ -49,7 +52,7 @@ def down(
 
 
 def steps(
-    count: Annotated[int, typer.Argument(help="How many; negative ones (after `--`) go down.")],
+    count: Annotated[int, typer.Argument(help="How many; negative ones go down.")],
     package: Package = None,
 ) -> None:
     """Go some migrations of a package up or down."""
@@ -62,14 +65,20 @@ def steps(
 def create(
     message: Annotated[str, typer.Option("--message", "-m", help="What changes, in a few words.")],
     package: Package = None,
+    *,
+    is_contracting: Annotated[
+        bool, typer.Option("--contract", help="Drop what is no longer declared; the workers that knew it must be gone.")
+    ] = False,
 ) -> None:
     """Write the migration that the record types ask for; none if nothing has changed."""
     from penstock_migrations.run import create as write
 
     url, registry, locations = _context()
     name = _package(package, registry, locations)
-    path = write(url, registry, name, message, locations)
-    typer.echo(f"wrote {path}" if path else f"nothing has changed in {name}: no migration was written")
+    created = write(url, registry, name, message, locations, is_contracting=is_contracting)
+    typer.echo(f"wrote {created.path}" if created.path else f"nothing has changed in {name}: no migration was written")
+    for what in created.kept:
+        typer.echo(f"{what} is no longer declared: drop it with --contract, one release after the workers that write it")
 
 
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
@@ -79,7 +88,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON obj
     url, registry, locations = _context()
     found = states(url, registry, locations)
     if as_json:
-        typer.echo(json.dumps({state.package: {"current": state.current, "head": state.head} for state in found}))
+        typer.echo(json.dumps({state.package: asdict(state) for state in found}))
         return
     for state in found:
         _say(state)
@@ -101,5 +110,5 @@ def _package(name: str | None, registry: Registry, locations: dict[str, Path]) -
 
 
 def _say(state: State) -> None:
-    done = "up to date" if state.is_current else f"behind, the newest is {state.head}"
-    typer.echo(f"{state.package}: at {state.current or 'nothing'}, {done}")
+    left = f"to apply: {', '.join(state.pending)}" if state.pending else "up to date"
+    typer.echo(f"{state.package}: at {state.current or 'nothing'}, {left}")

@@ -51,14 +51,3 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     )
     SELECT jsonb_object_agg(key, value) FROM won WHERE deleted IS NULL OR stamp > deleted COLLATE "C"
 $$;
-
--- Whether a text can become a value of a type; for unknown fields that get a column of their own.
-CREATE OR REPLACE FUNCTION penstock.is_castable(value text, type text) RETURNS boolean
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    EXECUTE format('SELECT $1::%s', type) USING value;
-    RETURN true;
-EXCEPTION WHEN data_exception OR invalid_text_representation THEN
-    RETURN false;
-END
-$$;

@@ -17,6 +17,7 @@ The bookkeeping columns of a record's table:
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,7 +76,8 @@ def _parent_field(record: RecordType) -> str | None:
 
 def _record_table(metadata: sa.MetaData, registry: Registry, record: RecordType) -> None:
     declaration = record.declaration
-    append_only = declaration.append_only
+    time = declaration.append_only
+    options: dict[str, Any] = {"postgresql_partition_by": f'RANGE ("{time}")'} if time else {}
     sa.Table(
         declaration.table_name,
         metadata,
@@ -84,11 +86,11 @@ def _record_table(metadata: sa.MetaData, registry: Registry, record: RecordType)
             for column in record.columns
         ),
         *_bookkeeping(record),
-        sa.PrimaryKeyConstraint(*record.key, name=f"{declaration.table_name}_pkey"),
+        sa.PrimaryKeyConstraint(*record.key, name=_name(declaration.table_name, "pkey")),
         *_foreign_keys(registry, record),
         *_indexes(record),
         schema=declaration.schema,
-        postgresql_partition_by=f'RANGE ("{append_only}")' if append_only else None,
+        **options,
     )
 
 
@@ -112,19 +114,32 @@ def _foreign_keys(registry: Registry, record: RecordType) -> Iterator[sa.Foreign
         yield sa.ForeignKeyConstraint(
             [parent.field],
             [f"{target.declaration.table}.{target.key[0]}"],
-            name=f"{record.declaration.table_name}_{parent.field}_fkey"[:63],
+            name=_name(record.declaration.table_name, parent.field, "fkey"),
         )
 
 
 def _indexes(record: RecordType) -> Iterator[sa.Index]:
-    parent = _parent_field(record)
-    declared = [*([Index(parent)] if parent else []), *record.declaration.indexes]
-    for index in declared:
-        name = "_".join((record.declaration.table_name, *index.columns, "idx"))[:63]
+    table, parent = record.declaration.table_name, _parent_field(record)
+    for index in [*([Index(parent)] if parent else []), *record.declaration.indexes]:
         options: dict[str, Any] = {"postgresql_using": index.method} if index.method != "btree" else {}
         if index.where:
             options["postgresql_where"] = sa.text(index.where)
-        yield sa.Index(name, *index.columns, **options)
+        yield sa.Index(_index_name(table, index), *index.columns, **options)
+    # Few rows or none: it finds the fields that a new column takes over.
+    yield sa.Index(_name(table, "_extra", "idx"), record.key[0], postgresql_where=sa.text("_extra IS NOT NULL"))
+
+
+def _index_name(table: str, index: Index) -> str:
+    """Method and condition are part of the name: Alembic does not compare them, so a change of them must be another index."""
+    method = [index.method] if index.method != "btree" else []
+    where = [f"{zlib.crc32(index.where.encode()):08x}"] if index.where else []
+    return _name(table, *index.columns, *method, *where, "idx")
+
+
+def _name(*parts: str) -> str:
+    """A stable name of at most 63 characters, more than which PostgreSQL would cut, and two names become one."""
+    name = "_".join(parts)
+    return name if len(name) <= 63 else f"{name[:54]}_{zlib.crc32(name.encode()):08x}"
 
 
 def _own_tables(metadata: sa.MetaData) -> None:
