@@ -8,9 +8,10 @@ from dataclasses import replace
 from itertools import groupby
 from uuid import UUID
 
-from penstock_worker.ingest.decode import Decoded, Refused, split_events
+from penstock_worker.ingest.decode import Decoded, Refused
 from penstock_worker.ingest.message import Envelope, Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
+from penstock_worker.ingest.outline import split_events
 from penstock_worker.store.dead_letters import Letter
 from penstock_worker.store.ledger import Entry, Sighting, merge_entries
 

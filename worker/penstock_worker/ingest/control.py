@@ -17,6 +17,7 @@ def register_control() -> None:
 
     By the latter it is on Flower's broker page, which knows task queues only.
     """
+
     def active_queues(state: Any) -> list[dict[str, Any]]:
         queues = list(_listed(state) or [])
         step = getattr(state.consumer, "ingest_step", None)

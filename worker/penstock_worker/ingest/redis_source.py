@@ -11,9 +11,6 @@ Events from a Redis or Valkey list, as kombu publishers write it.
 Why not kombu's own consumer: it needs three round trips a message, and a message is lost when the worker dies between taking
 it and noting that it did. Here one script does both for many. Why not kombu's `unacked` keys: every kombu consumer of the same
 server sweeps those by its own clock and its own timeout, and the shortest of them wins.
-
-Order inside the scripts matters when the server is full: Redis refuses a script whose FIRST write may need memory. So each
-begins with a write that frees some, and workers go on draining a full server.
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ from kombu.asynchronous.timer import Timer
 
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.redis_scripts import SCRIPTS
 from penstock_worker.ingest.source import Deliver, Delivery
 from penstock_worker.settings import Settings
 
@@ -42,86 +40,6 @@ IDLE_S = (0.001, 0.05)
 #: Tags in one call of ack, renew or give back; Redis is blocked meanwhile.
 TAGS_PER_CALL = 1_000
 _SOCKET_TIMEOUT_S = 10
-
-_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) "
-
-# KEYS queue, leases, leased, redelivered. ARGV messages, bytes, tag prefix, lease in ms. Returns {message, redeliveries, ...}.
-_POP = (
-    _NOW
-    + """
-local taken, size, out = 0, 0, {}
-local has_suspects = redis.call('EXISTS', KEYS[4]) == 1
-while taken < tonumber(ARGV[1]) and size < tonumber(ARGV[2]) do
-    local message = redis.call('RPOP', KEYS[1])
-    if not message then break end
-    taken, size = taken + 1, size + #message
-    local tag = ARGV[3] .. taken
-    redis.call('HSET', KEYS[3], tag, message)
-    redis.call('ZADD', KEYS[2], now + ARGV[4], tag)
-    out[#out + 1] = message
-    local times = has_suspects and redis.call('HGET', KEYS[4], redis.sha1hex(message))
-    out[#out + 1] = times and tonumber(times) or 0
-end
-return out
-"""
-)
-
-# KEYS as above. ARGV tags.
-_ACK = """
-local has_suspects = redis.call('EXISTS', KEYS[4]) == 1
-for _, tag in ipairs(ARGV) do
-    redis.call('ZREM', KEYS[2], tag)
-    if has_suspects then
-        local message = redis.call('HGET', KEYS[3], tag)
-        if message then redis.call('HDEL', KEYS[4], redis.sha1hex(message)) end
-    end
-    redis.call('HDEL', KEYS[3], tag)
-end
-"""
-
-# KEYS as above. ARGV "1" if suspect, tags. The first tag ends up at the head of the queue.
-_GIVE_BACK = """
-for i = #ARGV, 2, -1 do
-    redis.call('ZREM', KEYS[2], ARGV[i])
-    local message = redis.call('HGET', KEYS[3], ARGV[i])
-    if message then
-        redis.call('RPUSH', KEYS[1], message)
-        redis.call('HDEL', KEYS[3], ARGV[i])
-        if ARGV[1] == '1' then
-            redis.call('HINCRBY', KEYS[4], redis.sha1hex(message), 1)
-            redis.call('EXPIRE', KEYS[4], 86400)
-        end
-    end
-end
-"""
-
-# KEYS as above. ARGV lease in ms, tags.
-_RENEW = (
-    _NOW
-    + """
-redis.call('HDEL', KEYS[3], '')
-for i = 2, #ARGV do redis.call('ZADD', KEYS[2], 'XX', now + ARGV[1], ARGV[i]) end
-"""
-)
-
-# KEYS as above. ARGV how many at most. Returns how many leases had run out.
-_RESTORE = (
-    _NOW
-    + """
-local tags = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
-for _, tag in ipairs(tags) do
-    redis.call('ZREM', KEYS[2], tag)
-    local message = redis.call('HGET', KEYS[3], tag)
-    if message then
-        redis.call('RPUSH', KEYS[1], message)
-        redis.call('HDEL', KEYS[3], tag)
-        redis.call('HINCRBY', KEYS[4], redis.sha1hex(message), 1)
-        redis.call('EXPIRE', KEYS[4], 86400)
-    end
-end
-return #tags
-"""
-)
 
 
 class RedisSource:
@@ -146,7 +64,7 @@ class RedisSource:
         )
         queue = settings.queue
         self._keys = (queue, f"{queue}:leases", f"{queue}:leased", f"{queue}:redelivered")
-        self._scripts = {name: self._client.register_script(text) for name, text in _SCRIPTS.items()}
+        self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
         self._timer, self._owner, self._lease_s = timer, owner, settings.lease_s
         self._held: set[str] = set()
         self._late_acks: list[str] = []
@@ -267,9 +185,6 @@ class RedisSource:
 
     def _call(self, script: str, *args: str | int) -> Any:
         return self._scripts[script](keys=self._keys, args=args)
-
-
-_SCRIPTS = {"pop": _POP, "ack": _ACK, "give_back": _GIVE_BACK, "renew": _RENEW, "restore": _RESTORE}
 
 
 def _count_hint(wrapper: bytes) -> int:

@@ -22,7 +22,8 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.decode import Decoded, refuse_whole
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
-from penstock_worker.ingest.write import Result, Stopwatch, Writer
+from penstock_worker.ingest.stopwatch import Stopwatch
+from penstock_worker.ingest.write import Result, Writer
 from penstock_worker.settings import Settings
 from penstock_worker.store import suspects
 

@@ -1,0 +1,177 @@
+"""The tables of a batch: each written with one statement, or in halves around a culprit; parents first, and never missing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from penstock_worker.ingest import failpoints
+from penstock_worker.ingest.blame import TABLE_DOES_NOT_FIT, blame, one_line, verdict_on
+from penstock_worker.ingest.message import Event
+from penstock_worker.ingest.outcome import Outcome
+from penstock_worker.ingest.reduce import stamp_text
+from penstock_worker.ingest.stage import Placeholder, Stage
+from penstock_worker.ingest.stopwatch import Stopwatch
+from penstock_worker.store.connection import Connection, Database
+from penstock_worker.store.sqlstate import Answer, answer_to
+
+__all__ = ["Groups", "Tables"]
+
+logger = logging.getLogger(__name__)
+
+Item = Event | Placeholder
+#: The events of a batch by record type.
+Groups = dict[str, list[Event]]
+
+
+class Tables:
+    """
+    Writes the tables of record types.
+
+    Args:
+        database: The process's connection.
+        stages: By record type, parents before children.
+    """
+
+    def __init__(self, database: Database, stages: Mapping[str, Stage]) -> None:
+        self._database, self._stages = database, stages
+
+    def prepare(self, groups: Groups) -> None:
+        """Make the staging tables; the events of a table that does not fit are held."""
+        for name in self._tables(groups):
+            try:
+                self._database.prepare(self._stages[name].plan)
+            except psycopg.Error as exc:
+                if answer_to(exc) is not Answer.TABLE:
+                    raise
+                self._hold_table(name, groups, exc)
+
+    def _tables(self, groups: Groups) -> list[str]:
+        """The tables that are written, parents first: one order for all workers."""
+        wanted = set(groups)
+        for name in reversed(list(self._stages)):
+            parent = self._stages[name].plan.record.declaration.parent
+            if name in wanted and parent:
+                wanted.add(parent.type)
+        return [name for name in self._stages if name in wanted]
+
+    def _hold_table(self, name: str, groups: Groups, exc: psycopg.Error) -> None:
+        verdict = verdict_on(exc, Outcome.HELD, TABLE_DOES_NOT_FIT)
+        logger.error("events of %s are held: %s; run `penstock migrate up`", name, one_line(exc))
+        for table in (name, *self._children(name)):
+            for event in groups.pop(table, ()):
+                event.end(verdict)
+
+    def _children(self, name: str) -> list[str]:
+        return [
+            child
+            for child, stage in self._stages.items()
+            if stage.plan.record.declaration.parent and stage.plan.record.declaration.parent.type == name
+        ]
+
+    def write(self, connection: Connection, groups: Groups, watch: Stopwatch, *, is_careful: bool) -> None:
+        """
+        Write the events that have no verdict yet, parents before children.
+
+        Args:
+            connection: In the batch's transaction.
+            groups: Events by type.
+            watch: Told the stages.
+            is_careful: Isolate culprits with savepoints and end them, instead of raising.
+
+        Raises:
+            psycopg.Error: PostgreSQL objected; when careful, only to what is no event's fault.
+            ValueError: A value cannot be written; not when careful.
+        """
+        for name in self._tables(groups):
+            stage = self._stages[name]
+            events = [event for event in groups.get(name, ()) if event.verdict is None]
+            watch.start("parents")
+            placeholders, deleted = self._parents(connection, name, events, groups)
+            items: list[Item] = [*events, *placeholders]
+            if is_careful:
+                self._write_carefully(connection, stage, items, watch)
+            elif items:
+                self._write_table(connection, stage, items, watch)
+            self._supersede_fallen(name, groups, deleted)
+
+    def _parents(
+        self, connection: Connection, name: str, events: list[Event], groups: Groups
+    ) -> tuple[list[Placeholder], dict[Any, int]]:
+        """What the children in this batch need of table `name`: the parents that are missing, and when others were deleted."""
+        by_key: dict[Any, Placeholder] = {}
+        for child in self._children(name):
+            parent = self._stages[child].plan.record.declaration.parent
+            assert parent is not None, "a child has a parent"
+            for event in groups.get(child, ()):
+                if event.verdict is None and not event.is_delete:
+                    key = event.data[parent.field]
+                    by_key.setdefault(key, Placeholder((key,))).children.append(event)
+        if not by_key:
+            return [], {}
+        rows = connection.execute(self._stages[name].plan.parents_of, [list(by_key)]).fetchall()
+        found = {row[0]: row[1] for row in rows}
+        written = {event.key[0] for event in events}
+        deleted = {key: int(str(version)) for key, version in found.items() if version is not None}
+        for event in events:
+            if event.is_delete:
+                deleted[event.key[0]] = max(event.version, deleted.get(event.key[0], 0))
+        return [item for key, item in by_key.items() if key not in found and key not in written], deleted
+
+    def _supersede_fallen(self, name: str, groups: Groups, deleted: dict[Any, int]) -> None:
+        """A child that is not newer than its parent's delete is written, for its lowest version counts, but is not seen."""
+        if not deleted:
+            return
+        for child in self._children(name):
+            parent = self._stages[child].plan.record.declaration.parent
+            for event in groups.get(child, ()):
+                if parent and not event.is_delete and event.version <= deleted.get(event.data[parent.field], -1):
+                    event.outcome = Outcome.SUPERSEDED if event.verdict is None else event.outcome
+
+    def _write_table(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
+        plan = stage.plan
+        watch.start("encode")
+        staged = stage.lines(items)
+        watch.start("copy")
+        cursor = connection.cursor()
+        with cursor.copy(plan.copy) as copy:
+            copy.write(staged.data)
+        failpoints.hit("after_copy")
+        watch.start("upsert")
+        written = cursor.execute(plan.upsert, prepare=True).rowcount
+        if written != staged.rows or not staged.is_simple:
+            _supersede(cursor.execute(plan.stamps_of_staged).fetchall(), items, len(plan.record.key))
+
+    def _write_carefully(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
+        """Write what can be written; end what cannot, alone."""
+        if not items:
+            return
+        try:
+            with connection.transaction():
+                connection.execute(stage.plan.clear)
+                self._write_table(connection, stage, items, watch)
+        except (psycopg.Error, ValueError) as exc:
+            verdict = blame(exc)
+            if verdict.reason == TABLE_DOES_NOT_FIT or len(items) == 1:
+                for item in items:
+                    item.end(verdict)
+                return
+            middle = len(items) // 2
+            self._write_carefully(connection, stage, items[:middle], watch)
+            self._write_carefully(connection, stage, items[middle:], watch)
+
+
+def _supersede(rows: Iterable[tuple[Any, ...]], items: Sequence[Item], key_length: int) -> None:
+    """Mark the events that left no trace: no column of their row holds their stamp."""
+    traces: dict[tuple[Any, ...], set[str]] = {}
+    for row in rows:
+        version, event, deleted_version, deleted_event, stamps = row[key_length:]
+        trace = {stamp[-48:] for stamp in (stamps or {}).values()}
+        trace |= {stamp_text((v, str(e))) for v, e in ((version, event), (deleted_version, deleted_event)) if v is not None}
+        traces[row[:key_length]] = trace
+    for item in items:
+        if isinstance(item, Event) and stamp_text(item.stamp) not in traces.get(item.key, ()):
+            item.outcome = Outcome.SUPERSEDED
