@@ -27,6 +27,7 @@ class Controls(ManagedProcess):
     def pause(self) -> None:
         """Freeze it and all that it started: connections stay open and nobody answers."""
         self._signal_all(signal.SIGSTOP)
+        self.wait_until(lambda: all(_is_stopped(process) for process in self.processes()), within_s=10)
 
     def resume(self) -> None:
         self._signal_all(signal.SIGCONT)
@@ -119,6 +120,12 @@ class LocalProcess(Controls):
 
     def teardown(self) -> None:
         self.clean_up()
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
+    return True
 
 
 def _number(name: str | int) -> int:

@@ -66,12 +66,9 @@ def _options(
 
 def _register_all() -> None:
     for command in _COMMANDS:
-        name = f"penstock_worker.cli.{command.replace('-', '_')}"
         try:
-            module = import_module(name)
+            module = import_module(f"penstock_worker.cli.{command.replace('-', '_')}")
         except ModuleNotFoundError as exc:
-            if exc.name == name:
-                continue
             if missing_extra(exc) is None:
                 raise
             _register_stand_in(command, exc)

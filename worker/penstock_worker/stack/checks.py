@@ -47,7 +47,7 @@ def check_broker(url: str, connect_timeout_s: float) -> None:
     is_redis = url.startswith("redis")
     try:
         with Connection(url, connect_timeout=connect_timeout_s, transport_options=options if is_redis else {}) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=connect_timeout_s)
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=connect_timeout_s)
             if is_redis:
                 _check_redis(connection.default_channel.client.info())
             else:

@@ -2,7 +2,7 @@
 What makes `penstock up` the only one in its folder, and lets it find what a killed run left behind.
 
     up.lock    locked by the operating system while a run lives, so it is free again after a kill -9; holds the run's pid
-    run.json   every process of the run: name, pid, when it was started, command line
+    run.json   every process of the run: name, pid, and when it was started
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import LOCK_FILE
-from penstock_worker.stack.process import ManagedProcess, end_processes
+from penstock_worker.stack.process import ManagedProcess, end_processes, is_alive
 
 __all__ = ["end_recorded", "hold_folder", "record", "write_privately"]
 
@@ -56,9 +56,7 @@ def record(file: Path, processes: Iterable[ManagedProcess]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.is_running:
                 found = psutil.Process(process.pid)
-                entries.append(
-                    {"name": process.name, "pid": found.pid, "started_at": found.create_time(), "command": found.cmdline()}
-                )
+                entries.append({"name": process.name, "pid": found.pid, "started_at": found.create_time()})
     write_privately(file, json.dumps(entries))
 
 
@@ -66,13 +64,14 @@ def end_recorded(file: Path, within_s: float = 15) -> list[str]:
     """
     End what is left of a run that was killed, in the order of its record, and return the names of what was ended.
 
-    A pid may belong to somebody else by now, so start time and command line must be the recorded ones.
+    A pid may belong to somebody else by now, so the start time must be the recorded one. The command line is not asked: in the
+    moment after its start a process has none yet.
     """
     ended: list[str] = []
     for entry in _read(file):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process = psutil.Process(entry["pid"])
-            if abs(process.create_time() - entry["started_at"]) < _START_TOLERANCE_S and process.cmdline() == entry["command"]:
+            if is_alive(process) and abs(process.create_time() - entry["started_at"]) < _START_TOLERANCE_S:
                 family = [process, *process.children(recursive=True)]
                 process.terminate()
                 end_processes(family, within_s)

@@ -52,7 +52,9 @@ class Flower(ManagedProcess):
     """Ready when its port answers."""
 
     def __init__(self, settings: Settings, port: int, *, log: Path, cwd: Path) -> None:
-        super().__init__("flower", log=log, env=service_environment(settings), cwd=cwd)
+        # Flower answers its API only to those who log in, and here nobody can: it is on loopback, and read-only.
+        environment = service_environment(settings) | {"FLOWER_UNAUTHENTICATED_API": "true"}
+        super().__init__("flower", log=log, env=environment, cwd=cwd)
         self._settings = settings
         self.port = port
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from penstock_schemas import Registry, load_registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import STACK_FILE, Settings, load_settings
 from penstock_worker.stack.checks import check_broker, check_database
@@ -100,11 +101,14 @@ class Stack:
         return {process.name: process for process in (*self._workers, *self._servers)}
 
     def start(self) -> None:
+        # What a person gave wrongly is said before anything starts.
         flower_port = self._flower_port()
+        registry = load_registry(self.settings.records)
+        self._check_given_servers()
         if ended := end_recorded(self._base / "run.json"):
             self._say(f"ended what a killed run had left: {', '.join(ended)}")
         self._start_servers()
-        self._migrate()
+        self._migrate(registry)
         self._start_services(flower_port)
         write_privately(self._base / STACK_FILE.name, json.dumps(self.describe(), indent=2) + "\n")
         self._supervisor.start(self.processes.values())
@@ -147,28 +151,28 @@ class Stack:
             raise ConfigurationError(f"port {port} for Flower is busy: set PENSTOCK_FLOWER_PORT to another one")
         return port
 
-    def _start_servers(self) -> None:
-        urls = {}
+    def _check_given_servers(self) -> None:
         if self.settings.database_url:
             check_database(self.settings.database_url, self.settings.connect_timeout_s)
-        else:
+        if self.settings.broker_url:
+            check_broker(self.settings.broker_url, self.settings.connect_timeout_s)
+
+    def _start_servers(self) -> None:
+        urls = {}
+        if not self.settings.database_url:
             postgres = EmbeddedPostgres(self._base / "postgres", log=self._log("postgres"))
             self._run(self._servers, postgres)
             urls["database_url"] = postgres.url
-        if self.settings.broker_url:
-            check_broker(self.settings.broker_url, self.settings.connect_timeout_s)
-        else:
+        if not self.settings.broker_url:
             valkey = EmbeddedValkey(self._base / "valkey", log=self._log("valkey"))
             self._run(self._servers, valkey)
             urls["broker_url"] = valkey.url
         self.settings = self.settings.model_copy(update=urls)
 
-    def _migrate(self) -> None:
+    def _migrate(self, registry: Registry) -> None:
         from penstock_migrations.packages import parse_locations
         from penstock_migrations.run import upgrade
-        from penstock_schemas import load_registry
 
-        registry = load_registry(self.settings.records)
         upgrade(self.database_url, registry, parse_locations(self.settings.migrations))
 
     def _start_services(self, flower_port: int) -> None:
@@ -180,14 +184,19 @@ class Stack:
         ]
         chosen = [service for service in services if service.name in self._services]
         for service in chosen:
-            # All at once, and waited for after: each of them takes a second or two to import Celery.
+            # Flower asks the workers what they are when it starts, and not again.
+            if isinstance(service, Flower):
+                self._wait_ready()
             service.prepare()
             service.launch()
             self._workers.append(service)
             self._record()
-        for service in chosen:
-            service.wait_ready()
+        self._wait_ready()
         self.flower_url = next((service.url for service in chosen if isinstance(service, Flower)), None)
+
+    def _wait_ready(self) -> None:
+        for service in self._workers:
+            service.wait_ready()
 
     def _run(self, where: list[ManagedProcess], process: ManagedProcess) -> None:
         # Listed first: an interrupted start must be stopped too.
