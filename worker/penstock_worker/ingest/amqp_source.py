@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from amqp.exceptions import AMQPError
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.timer import Timer
 from kombu.connection import Connection
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between heartbeats that are promised to the broker; sent twice as often.
 HEARTBEAT_S = 60
+#: Seconds a broker has for its goodbye; the loop waits.
+GOODBYE_S = 2
 #: Messages read in one turn of the loop, so that others get theirs.
 READS_PER_TURN = 500
 #: Messages and bytes that are read before they are handed over and the room is looked at again.
@@ -92,18 +95,20 @@ class AmqpSource:
         self._arrived: list[Delivery] = []
         self._consumers: list[str] = []
         self._is_open = self._is_reading = False
+        self._socket: Any = None
         self._heartbeat: Any = None
 
     def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
         """See `Source`."""
         self._deliver, self._has_room = deliver, has_room
-        self._connection = Connection(
+        client = Connection(
             self._settings.broker,
             heartbeat=HEARTBEAT_S,
             connect_timeout=self._settings.connect_timeout_s,
             transport_options={"read_timeout": HEARTBEAT_S, "write_timeout": HEARTBEAT_S},
         )
-        self._connection.connect()
+        # py-amqp's own connection: kombu's would silently open a new one when asked for the socket of one that has broken.
+        self._connection = client.transport.establish_connection()
         self._channel = self._connection.channel()
         self._channel.auto_decode = False
         self._window = AckWindow()
@@ -170,7 +175,7 @@ class AmqpSource:
             self._heartbeat = None
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            connection.close()
+            _hang_up(connection)
 
     def _settle(self, watermark: int | None) -> None:
         if watermark is not None:
@@ -182,13 +187,14 @@ class AmqpSource:
 
     def _read_on(self) -> None:
         self._is_reading = True
-        self._hub.add_reader(self._connection.connection.sock, self._on_readable)
+        self._socket = self._connection.sock
+        self._hub.add_reader(self._socket, self._on_readable)
         self._hub.call_soon(self._on_readable)  # what py-amqp has buffered makes no socket readable
 
     def _stop_reading(self) -> None:
         if self._is_reading:
             self._is_reading = False
-            self._hub.remove_reader(self._connection.connection.sock)
+            self._hub.remove_reader(self._socket)
 
     def _on_readable(self) -> None:
         """Read what is there, as long as there is room for it."""
@@ -234,9 +240,18 @@ class AmqpSource:
     def _beat(self) -> None:
         """Keep the connection alive. While nothing is read, nothing of the broker's is missed either."""
         if self._is_reading:
-            self._connection.heartbeat_check()
+            self._connection.heartbeat_tick(rate=2)
         else:
-            self._connection.connection.send_heartbeat()
+            self._connection.send_heartbeat()
+
+
+def _hang_up(connection: Any) -> None:
+    """Say goodbye, but not for long: a broker that does not answer takes back what it gave when the socket closes."""
+    try:
+        with connection.transport.having_timeout(GOODBYE_S):
+            connection.close()
+    except (OSError, AMQPError):
+        connection.collect()
 
 
 def _redeliveries(message: Any, headers: dict[str, Any]) -> int:
