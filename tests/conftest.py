@@ -31,7 +31,6 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 def template_database(postgres_server: PostgresServer) -> str:
     """The name of a migrated database that every test's own is a copy of."""
     from penstock_migrations.run import upgrade
-
     from penstock_schemas.registry import load_registry
 
     url = postgres_server.create_database()

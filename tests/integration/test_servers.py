@@ -34,7 +34,7 @@ def test_a_paused_database_answers_after_it_resumes(postgres_server: PostgresSer
     postgres_server.pause()
     states = {process.status() for process in postgres_server.processes()}
     postgres_server.resume()
-    assert (states, postgres_server.is_ready()) == ({"stopped"}, True)
+    assert (states - {"zombie"}, postgres_server.is_ready()) == ({"stopped"}, True)
 
 
 def test_valkey_never_evicts_and_keeps_an_append_only_file(valkey_url: str) -> None:

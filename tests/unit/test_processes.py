@@ -191,7 +191,9 @@ class Clock:
 
 
 def test_a_program_that_dies_again_and_again_is_started_ever_less_often(make: Maker) -> None:
-    clock, said, restarts = Clock(), [], []
+    clock = Clock()
+    said: list[str] = []
+    restarts: list[float] = []
     supervisor = Supervisor(lambda: restarts.append(clock.now), said.append, clock)
     process = make("raise SystemExit(7)")
     watched = _Watched(process, started_at=0.0)
