@@ -1,0 +1,224 @@
+"""Kills and outages, each aimed by a failpoint: the test sees that it hit, and afterwards every event is where it belongs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+from pytest_celery import CeleryTestSetup
+
+from penstock_worker.stack.process import is_alive
+from tests.acceptance.witness import Witness, until
+from tests.servers.celery_worker import Failpoints, WorkerProcess
+from tests.servers.databases import PostgresServer
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.valkey import ValkeyServer
+
+pytestmark = pytest.mark.acceptance
+
+#: What `backlog` publishes, and what a batch holds.
+EVENTS, BATCH = 1_000, 100
+
+
+def strikes(*actions: str) -> pytest.MarkDecorator:
+    """What the failpoints of a test do; with several, the test runs for each."""
+    return pytest.mark.parametrize("failpoints", actions, indirect=True)
+
+
+@pytest.fixture
+def backlog(witness: Witness, worker_options: dict[str, object]) -> Witness:
+    """A thousand events that wait for a worker with one child, which takes a hundred of them at a time."""
+    worker_options["concurrency"] = 1
+    witness.publish(EVENTS)
+    return witness
+
+
+@pytest.fixture
+def struck(failpoints: Failpoints, armed_setup: CeleryTestSetup) -> WorkerProcess:
+    """A worker whose first batch has come to the test's failpoint."""
+    (name,) = failpoints.names
+    until(lambda: failpoints.has_struck(name))
+    worker: WorkerProcess = armed_setup.worker.container
+    return worker
+
+
+@strikes("after_copy=wait", "before_commit=wait")
+def test_a_child_killed_before_its_commit_has_stored_nothing(backlog: Witness, struck: WorkerProcess) -> None:
+    (child,) = struck.children()
+    assert (backlog.count_rows(), backlog.count_told()) == (0, 0)
+    child.kill()
+    backlog.wait_until_told()
+    assert backlog.count_told() == EVENTS
+    _assert_settled(backlog, struck)
+
+
+@strikes("after_commit=wait")
+def test_a_child_killed_after_its_commit_has_its_batch_written_twice(backlog: Witness, struck: WorkerProcess) -> None:
+    (child,) = struck.children()
+    assert (backlog.count_rows(), backlog.count_told()) == (BATCH, BATCH)
+    child.kill()
+    until(lambda: backlog.count_told() == EVENTS + BATCH)
+    _assert_settled(backlog, struck)
+
+
+@strikes("before_ack=wait")
+def test_a_worker_killed_before_its_acks_leaves_them_to_the_next(
+    backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess]
+) -> None:
+    children = struck.children()
+    assert (backlog.count_rows(), backlog.count_told()) == (BATCH, BATCH)
+    struck.kill()
+    until(lambda: not any(map(is_alive, children)))
+    second = new_worker()
+    second.start()
+    until(lambda: backlog.count_told() == EVENTS + BATCH)
+    _assert_settled(backlog, second)
+
+
+@strikes("before_commit=kill_parent")
+def test_an_orphaned_child_commits_and_the_next_worker_writes_it_again(
+    backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess]
+) -> None:
+    until(lambda: struck.exit_code == -signal.SIGKILL)
+    until(lambda: backlog.count_rows() == BATCH)
+    second = new_worker()
+    second.start()
+    until(lambda: backlog.count_told() == EVENTS + BATCH)
+    _assert_settled(backlog, second)
+
+
+@strikes("before_commit=wait")
+def test_sigterm_finishes_what_runs_and_gives_the_rest_back(
+    backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, new_worker: Callable[[], WorkerProcess]
+) -> None:
+    load = threading.Thread(target=backlog.publish, args=(EVENTS,))
+    load.start()
+    struck.send_signal(signal.SIGTERM)
+    until(lambda: "Warm shutdown" in struck.recent_log())
+    failpoints.release("before_commit")
+    until(lambda: not struck.is_running)
+    load.join(60)
+
+    assert struck.exit_code == 0
+    written = backlog.count_rows()
+    assert written == BATCH  # the one that was running
+    # All other messages, and each producer's last word; none of them in a lease.
+    assert backlog.left_on_broker() == (2 * EVENTS - written) // 20 + 2
+    second = new_worker()
+    second.start()
+    backlog.wait_until_told()
+    assert backlog.count_told() == 2 * EVENTS  # nothing was written twice
+    _assert_settled(backlog, second)
+
+
+@strikes("before_commit=wait")
+@pytest.mark.parametrize("how", ["restart", "crash"])
+def test_a_database_that_restarts_is_waited_for(
+    how: str, backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, postgres_server: PostgresServer
+) -> None:
+    if how == "crash":
+        postgres_server.kill()
+    else:
+        postgres_server.stop()
+    failpoints.release("before_commit")
+    until(lambda: "paused, the database is away" in struck.logs())
+    postgres_server.start()
+    until(lambda: "resumed, the database is back" in struck.logs())
+    backlog.wait_until_told()
+    assert backlog.count_told() == EVENTS
+    _assert_settled(backlog, struck)
+
+
+@strikes("before_commit=wait")
+def test_a_broker_that_restarts_loses_nothing(
+    backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, broker_server: ValkeyServer | RabbitServer
+) -> None:
+    broker_server.stop()
+    load = threading.Thread(target=backlog.publish, args=(EVENTS,))
+    load.start()
+    failpoints.release("before_commit")
+    until(lambda: backlog.count_rows() == BATCH)
+    broker_server.start()
+    load.join(60)
+    backlog.wait_until_told()
+    _assert_settled(backlog, struck)
+
+
+@strikes("message=poison")
+def test_one_killer_among_five_hundred_is_the_only_one_that_dies(
+    witness: Witness, failpoints: Failpoints, request: pytest.FixtureRequest
+) -> None:
+    failpoints.arm("message", b"a text that kills its reader")
+    with witness.producer(events_per_message=1) as producer:
+        for number in range(500):
+            witness.publish_one(producer, "a text that kills its reader" if number == 250 else "hello")
+    worker: WorkerProcess = request.getfixturevalue("celery_setup").worker.container
+    main = psutil.Process(worker.pid)
+    witness.wait_until_told(120)
+
+    assert witness.reasons() == {("dead", "killed_its_reader"): 1}
+    assert witness.query("SELECT count(*) FROM translation.tasks WHERE source_text <> 'hello'") == [(0,)]
+    assert witness.query("SELECT count(*) FROM penstock.suspects") == [(0,)]
+    assert is_alive(main)
+    assert (main.pid, len(worker.children())) == (worker.pid, 2)
+    _assert_settled(witness, worker, but=1)
+
+
+def test_a_database_away_for_twenty_seconds(
+    witness: Witness, celery_setup: CeleryTestSetup, postgres_server: PostgresServer
+) -> None:
+    worker: WorkerProcess = celery_setup.worker.container
+    witness.publish(EVENTS)
+    witness.wait_until_told()
+    stop = threading.Event()
+    load = threading.Thread(target=_publish_until, args=(witness, stop))
+    load.start()
+    before = _totals(celery_setup)
+    lines = worker.logs().count("\n")
+    postgres_server.stop()
+    away_since = time.monotonic()
+    until(lambda: "paused, the database is away" in worker.logs())
+    until(lambda: time.monotonic() - away_since > 20)
+    during = _totals(celery_setup)
+    lines = worker.logs().count("\n") - lines
+    postgres_server.start()
+    back_since = time.monotonic()
+    until(lambda: "resumed, the database is back" in worker.logs())
+    resumed_after_s = time.monotonic() - back_since
+    stop.set()
+    load.join(60)
+    witness.wait_until_told()
+
+    assert resumed_after_s < 5
+    # One batch for each child may have found the database gone; then one probe a second.
+    assert during["penstock.write_batch"] - before["penstock.write_batch"] < 250
+    assert during["penstock.probe"] <= 25
+    assert lines < 200
+    assert witness.count_told() == len(witness.tasks)
+    _assert_settled(witness, worker)
+
+
+def _publish_until(witness: Witness, stop: threading.Event) -> None:
+    """Fifty events a second."""
+    with witness.producer(events_per_message=1) as producer:
+        while not stop.wait(0.02):
+            witness.publish_one(producer)
+
+
+def _totals(setup: CeleryTestSetup) -> dict[str, int]:
+    """Tasks that the worker was given, by name."""
+    hostname = setup.worker.hostname()
+    answer = setup.app.control.inspect(destination=[hostname], timeout=10).stats()
+    return {"penstock.probe": 0, **answer[hostname]["total"]}
+
+
+def _assert_settled(witness: Witness, worker: WorkerProcess, but: int = 0) -> None:
+    """Rows, ledger and dead letters are right, and after an orderly end the broker holds nothing."""
+    witness.assert_all_stored(but)
+    worker.kill(signal.SIGTERM)
+    assert worker.exit_code == 0
+    assert witness.left_on_broker() == 0
