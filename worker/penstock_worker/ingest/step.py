@@ -33,6 +33,10 @@ __all__ = ["IngestStep"]
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two looks whether a pool process died. Celery looks when the process's pipe closes, which is at times a
+#: moment before the process can be collected, and then not again for five seconds.
+POOL_LOOK_S = 0.25
+
 
 class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
     """Consumes the queue of events; see the module."""
@@ -51,6 +55,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._source: Source | None = None
         self._age_timer: Any = None
         self._probe_timer: Any = None
+        self._pool_timer: Any = None
         self._is_due = False
         c.ingest_step = self
 
@@ -66,6 +71,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._probes = Submitter(c, c.app.tasks["penstock.probe"])
         if self._source is None:
             self._source = _source(self.settings, c)
+        self._pool_timer = c.timer.call_repeatedly(POOL_LOOK_S, c.pool.maintain_pool)
         # Not at once: deliveries may come before the pool is registered with the event loop.
         c.call_soon(self._consume)
 
@@ -247,10 +253,10 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self.source.give_back(batch.deliveries, is_suspect=batch.is_suspect)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._age_timer, self._probe_timer):
+        for timer in (self._age_timer, self._probe_timer, self._pool_timer):
             if timer is not None:
                 timer.cancel()
-        self._age_timer = self._probe_timer = None
+        self._age_timer = self._probe_timer = self._pool_timer = None
 
 
 def _source(settings: Settings, c: Any) -> Source:
