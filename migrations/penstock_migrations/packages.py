@@ -67,8 +67,7 @@ def find_packages(registry: Registry, locations: Mapping[str, Path] | None = Non
     Raises:
         ConfigurationError: Two packages share a PostgreSQL schema, or their types are each other's parents.
     """
-    folders = {point.name: _folder_of(point.value) for point in entry_points(group=ENTRY_POINT_GROUP)} | dict(locations or {})
-    folders[OWN_PACKAGE] = Path(__file__).parent / "versions"
+    folders = {**_installed_folders(), **(locations or {}), OWN_PACKAGE: Path(__file__).parent / "versions"}
     owners = dict.fromkeys([OWN_PACKAGE, *(record.owner for record in registry.values())])
     packages = {owner: Package(owner, folders.get(owner), tuple(registry.owned_by(owner))) for owner in owners}
     _check_schemas(packages.values())
@@ -89,6 +88,13 @@ def parse_locations(text: str) -> dict[str, Path]:
             raise ConfigurationError(f"PENSTOCK_MIGRATIONS: {part!r} is not package=folder")
         locations[name] = Path(folder).resolve()
     return locations
+
+
+def _installed_folders() -> dict[str, Path]:
+    """By the entry point's name, and by the package its value lies in where somebody has named it otherwise."""
+    folders = {point.name: _folder_of(point.value) for point in entry_points(group=ENTRY_POINT_GROUP)}
+    packages = {point.value.partition(".")[0]: point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {package: folders[name] for package, name in packages.items()} | folders
 
 
 def _folder_of(dotted: str) -> Path:

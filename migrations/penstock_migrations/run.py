@@ -87,7 +87,7 @@ def upgrade(database_url: str, registry: Registry, locations: Locations | None =
     applied = []
     with connect(database_url) as connection:
         for package in packages:
-            if package.versions is not None:
+            if package.versions is not None and package.versions.is_dir():
                 done = _run(connection, registry, package, "upgrade", "head")
                 applied += [f"{package.name}:{revision}" for revision in done]
         with open_connection(database_url) as raw:
@@ -234,7 +234,7 @@ def _escaped(path: Path) -> str:
 def _run(connection: sa.Connection, registry: Registry, package: Package, action: str, revision: str) -> list[str]:
     """Go up or down; returns the revisions that were passed. Each is a transaction: a second try begins where one failed."""
     if not package.folder().is_dir():
-        return []
+        raise ConfigurationError(f"{package.name}: there are no migrations in {package.versions}")
     config = _config(connection, registry, package)
     try:
         patiently(connection, partial(getattr(command, action), config, revision))
