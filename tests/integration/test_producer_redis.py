@@ -19,7 +19,7 @@ from tests.records import Pair
 from tests.servers.valkey import ValkeyServer
 
 PAIR = Pair(tenant="a", number=1)
-QUICK: dict[str, Any] = {"linger_s": 0, "timeout_s": 0.5, "retry_min_s": 0.01, "retry_max_s": 0.1}
+QUICK: dict[str, Any] = {"linger_s": 0, "timeout_s": 2.0, "retry_min_s": 0.01, "retry_max_s": 0.1}
 
 
 def test_a_message_is_what_kombu_itself_would_write(valkey_url: str) -> None:

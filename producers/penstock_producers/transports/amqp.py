@@ -35,6 +35,8 @@ class AmqpTransport:
             connect_timeout=timeout_s,
             transport_options={"on_blocked": self._on_blocked, "on_unblocked": self._on_unblocked},
         )
+        # Nobody would send AMQP's heartbeats while the sender sleeps; TCP's own keepalive is on.
+        self._client.heartbeat = 0
         self._connection: Any = None
         self._channel: Any = None
         self._is_blocked = False
