@@ -224,32 +224,37 @@ class Delivery:
     connections: tuple[list[list[Wire]], ...]
 
 
-def pick_events(pick: Picker, at_most: int = 14) -> list[Event]:
-    """A set of events of few types, so that many meet in one row."""
-    names = pick.shuffled(list(TYPES))[: pick.one((1, 1, 2, 3))]
+def pick_events(pick: Picker, at_least: int = 1, at_most: int = 14) -> list[Event]:
+    """
+    A set of events of few types, so that many meet in one row.
+
+    One set in three holds full records only, which is what most services send, and which takes the shortest way.
+    """
+    names = pick.shuffled([*TYPES, "lab.note", "lab.pair"])[: pick.one((1, 1, 2, 3))]
     names += [TYPES[name]["parent"][1] for name in names if TYPES[name]["parent"]]
     keys = {name: _KEYS[name][: pick.one((1, 1, 3))] for name in names}
+    deletes_in_ten = pick.one((1, 0, 3))
     seqs = dict(_FIRST_SEQ)
     events = []
-    for _ in range(pick.integer(1, at_most)):
+    for _ in range(pick.integer(at_least, at_most)):
         epoch = pick.one(EPOCHS)
-        events.append({"epoch": epoch, "seq": seqs[epoch], **_pick_event(pick, *pick.one(list(keys.items())))})
+        events.append({"epoch": epoch, "seq": seqs[epoch], **_pick_event(pick, *pick.one(list(keys.items())), deletes_in_ten)})
         seqs[epoch] += 1
     return events
 
 
-def _pick_event(pick: Picker, name: str, keys: Sequence[tuple[Event, Event]]) -> Event:
+def _pick_event(pick: Picker, name: str, keys: Sequence[tuple[Event, Event]], deletes_in_ten: int) -> Event:
     kind = TYPES[name]
     key, parent = pick.one(keys)
     event = {"type": name, "op": "upsert", "version": _BASE_VERSION + pick.integer(0, 4), "data": dict(key)}
-    if pick.one_in(5) and not kind["time"]:
+    others = {column: is_valid for column, (_, is_valid) in kind["columns"].items() if column not in {*key, *parent, "id"}}
+    if pick.integer(1, 10) > 10 - deletes_in_ten and not kind["time"]:
         event["op"] = "delete"
     else:
-        others = [column for column in kind["columns"] if column not in {*key, *parent, "id"}]
-        chosen = others if pick.one_in(2) else pick.some(others)
-        event["data"] |= parent | {column: pick.one(_VALUES[kind["columns"][column][1]]) for column in chosen}
-        event["data"] |= pick.one(_EXTRAS) if pick.one_in(5) else {}
-    return _spoil(pick, kind, event) if pick.one_in(10) else event
+        chosen = others if not deletes_in_ten or pick.one_in(3) else pick.some(list(others))
+        event["data"] |= parent | {column: pick.one(_VALUES[others[column]]) for column in chosen}
+        event["data"] |= pick.one(_EXTRAS) if deletes_in_ten and pick.one_in(5) else {}
+    return _spoil(pick, kind, event) if deletes_in_ten and pick.one_in(10) else event
 
 
 def _spoil(pick: Picker, kind: dict[str, Any], event: Event) -> Event:
@@ -271,28 +276,29 @@ def _spoil(pick: Picker, kind: dict[str, Any], event: Event) -> Event:
     return event | pick.one(faults)
 
 
-def pick_delivery(pick: Picker, events: Sequence[Event], connections: int) -> Delivery:
+def pick_delivery(pick: Picker, events: Sequence[Event], connections: int, cut_one_in: int = 2) -> Delivery:
     """
     One way for the events to arrive: cut into messages, some of them twice or cut again, shuffled, cut into batches.
 
-    A message holds events whose numbers follow each other, so that much is given; all else is free.
+    A message holds events whose numbers follow each other, so that much is given; all else is free. With `cut_one_in=1` each
+    event is a message and a batch of its own and the tables merge; with a large number it is the batch that merges.
     """
     messages: list[Wire] = []
     for epoch in EPOCHS:
         own = [event for event in events if event["epoch"] == epoch]
-        messages += [_message(own[start:end]) for start, end in _cuts(pick, len(own))]
+        messages += [_message(own[start:end]) for start, end in _cuts(pick, len(own), cut_one_in)]
         if own and pick.one_in(2):
             start = pick.integer(0, len(own) - 1)
             messages.append(_message(own[start : pick.integer(start, len(own) - 1) + 1]))
     messages = pick.shuffled(messages)
     batches: tuple[list[list[Wire]], ...] = tuple([] for _ in range(connections))
-    for start, end in _cuts(pick, len(messages)):
+    for start, end in _cuts(pick, len(messages), cut_one_in):
         batches[pick.integer(0, connections - 1)].append(messages[start:end])
     return Delivery(batches)
 
 
-def _cuts(pick: Picker, length: int) -> list[tuple[int, int]]:
-    ends = [*(place for place in range(1, length) if pick.one_in(2)), length]
+def _cuts(pick: Picker, length: int, cut_one_in: int) -> list[tuple[int, int]]:
+    ends = [*(place for place in range(1, length) if pick.one_in(cut_one_in)), length]
     return [(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
 
 

@@ -21,7 +21,7 @@ from tests.cases import LATEST, TYPES, Delivery, Wire
 from tests.model import fold
 from tests.records import REGISTRY
 
-__all__ = ["Lab", "differences"]
+__all__ = ["FUNCTIONS", "Lab", "differences"]
 
 FUNCTIONS = Path(store.__file__).with_name("functions.sql")
 CONTENT_TYPE = "application/vnd.penstock.v1+json"
@@ -32,8 +32,10 @@ class Lab:
 
     def __init__(self, url: str, connections: int = 2) -> None:
         self._settings = Settings(database_url=url)
+        self.writers: list[Writer] = []
         self._connection = psycopg.connect(url, autocommit=True, options="-c timezone=UTC")
         self._create_tables(url)
+        self.execute(f'ALTER DATABASE "{self._connection.info.dbname}" SET synchronous_commit = off')  # for speed
         self._tables = [REGISTRY[name].declaration.table for name in reversed(list(REGISTRY))]
         self.renew(connections)
 
@@ -47,6 +49,8 @@ class Lab:
 
     def renew(self, connections: int) -> None:
         """Replace the writers, whose SQL is built once, after a mutation."""
+        for writer in self.writers:
+            writer.database.close()
         self.writers = [Writer.of(self._settings, REGISTRY) for _ in range(connections)]
 
     def close(self) -> None:
