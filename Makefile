@@ -53,7 +53,7 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
-	$(BIN)/pyright tests/typing
+	$(BIN)/pyright --warnings --project tests/typing --pythonpath $(BIN)/python
 
 layers: $(INSTALLED)
 	$(BIN)/lint-imports
