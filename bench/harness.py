@@ -47,13 +47,18 @@ class RoundVoid(Exception):  # noqa: N818  # it is a finding
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The servers of a run and a connection that measures and prepares."""
+    """
+    The servers of a run and a connection that measures and prepares.
+
+    `load_at_start` is the machine's load average before anything of ours ran: above a few tenths, the figures are others' too.
+    """
 
     broker: str
     broker_url: str
     database_url: str
     folder: Path
     connection: psycopg.Connection[tuple[Any, ...]]
+    load_at_start: float
 
     @property
     def environment(self) -> dict[str, str]:
@@ -70,6 +75,7 @@ class Site:
 def site(broker: str) -> Iterator[Site]:
     """Start the servers, migrate, and stop all at the end."""
     refuse_foreign_settings()
+    load = round(os.getloadavg()[0], 2)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-bench-")))
         postgres = EmbeddedPostgres(folder / "postgres")
@@ -77,7 +83,7 @@ def site(broker: str) -> Iterator[Site]:
         postgres.start()
         url = stack.enter_context(_valkey(folder) if broker == "redis" else _rabbitmq(folder))
         connection = stack.enter_context(psycopg.connect(postgres.url, autocommit=True))
-        place = Site(broker, url, postgres.url, folder, connection)
+        place = Site(broker, url, postgres.url, folder, connection, load)
         run_penstock(place, "migrate", "up")
         yield place
 
@@ -254,6 +260,7 @@ def describe(place: Site) -> dict[str, Any]:
             **{name: version(name) for name in ("celery", "kombu", "psycopg", "pydantic")},
         },
         "cores": os.cpu_count(),
+        "load_at_start": place.load_at_start,
     }
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from penstock_worker.cli.json_output import print_json
+from penstock_worker.cli.output import plain, print_json
 from penstock_worker.settings import load_settings
 
 if TYPE_CHECKING:
@@ -58,22 +57,11 @@ def _show(groups: list[LetterGroup], letters: list[dict[str, Any]], console: Con
         return
     summary = Table("letters", "state", "type", "reason", "producer", "last", "for example", title="by fingerprint")
     for group in groups:
-        texts = _cells(group.state, group.type, group.reason, group.producer, f"{group.last_at:%F %T}", group.detail)
-        summary.add_row(f"{group.letters:,}", *texts)
+        cells = [group.state, group.type, group.reason, group.producer, f"{group.last_at:%F %T}", group.detail]
+        summary.add_row(f"{group.letters:,}", *map(plain, cells))
     console.print(summary)
     single = Table("at", "id", "state", "type", "reason", "detail", title="the newest")
     for letter in letters:
-        single.add_row(
-            f"{letter['at']:%F %T}", *_cells(*(letter[name] for name in ("id", "state", "type", "reason", "detail")))
-        )
+        cells = [letter[name] for name in ("id", "state", "type", "reason", "detail")]
+        single.add_row(f"{letter['at']:%F %T}", *map(plain, cells))
     console.print(single)
-
-
-def _cells(*values: Any) -> list[str]:
-    """Text as it is: what a stranger sent must not be taken for markup."""
-    return [escape(_short("" if value is None else str(value))) for value in values]
-
-
-def _short(text: str, limit: int = 120) -> str:
-    line = text.replace("\n", " ")
-    return line if len(line) <= limit else line[: limit - 1] + "…"

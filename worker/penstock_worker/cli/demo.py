@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from penstock_worker.cli.json_output import print_json
+from penstock_worker.cli.output import print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import STACK_FILE, Settings, load_settings
 

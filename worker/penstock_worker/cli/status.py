@@ -11,11 +11,10 @@ import kombu.exceptions
 import typer
 from kombu.connection import Connection
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from penstock_schemas import load_registry
-from penstock_worker.cli.json_output import print_json
+from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings, load_settings
 
@@ -119,7 +118,7 @@ def _show(found: Status, console: Console) -> None:
     table = Table("producer", "events", "last seen", "closed", title="producers")
     for producer in found.producers[:PRODUCERS_SHOWN]:
         closed = "yes" if producer.is_closed else "no"
-        table.add_row(escape(producer.producer), f"{producer.high_water:,}", f"{producer.last_seen:%F %T}", closed)
+        table.add_row(plain(producer.producer), f"{producer.high_water:,}", f"{producer.last_seen:%F %T}", closed)
     console.print(table)
 
 
