@@ -218,7 +218,7 @@ def test_a_package_adds_a_column_while_everything_runs(
     wait_for_more(database, "old", "new")
 
     # Old and new workers side by side, then the new one alone. What the old one has put aside meanwhile is moved at the end.
-    start(new, "new-worker", "penstock", "worker")
+    new_worker = start(new, "new-worker", "penstock", "worker")
     wait_for_more(database, "old", "new")
     old_worker.stop()
     wait_for_more(database, "old", "new")
@@ -226,7 +226,7 @@ def test_a_package_adds_a_column_while_everything_runs(
     assert count(database, "_extra IS NOT NULL") == 0
 
     # And back: the old worker again, and the column goes.
-    processes[-1].stop()
+    new_worker.stop()
     start(old, "old-worker-again", "penstock", "worker")
     wait_for_more(database, "old", "new")
     assert "shop: at" in new.penstock("migrate", "down")
