@@ -50,11 +50,7 @@ class AmqpTransport:
         self._on_confirmed = on_confirmed
         try:
             with _translated():
-                self._connect()
-                self._await_unblocked()
-                for envelope in envelopes:
-                    self._publish(envelope)
-                self._await_confirms()
+                self._deliver(envelopes)
         except _Blocked:
             raise
         except BaseException:
@@ -101,6 +97,20 @@ class AmqpTransport:
             return  # this user may only write; if the queue is missing, `mandatory` tells
         channel.close()
 
+    def _deliver(self, envelopes: Sequence[Envelope]) -> None:
+        self._connect()
+        self._await_unblocked()
+        published = 0
+        for envelope in envelopes:
+            self._drain(timeout_s=0)  # an alarm is heard of before anything is written into it
+            if self._is_blocked:
+                break
+            self._publish(envelope)
+            published += 1
+        self._await_confirms()
+        if published < len(envelopes):
+            raise _Blocked
+
     def _publish(self, envelope: Envelope) -> None:
         message = amqp.Message(
             envelope.body(),
@@ -112,13 +122,11 @@ class AmqpTransport:
         self._channel.basic_publish(message, exchange="", routing_key=self._queue, mandatory=True)
         self._tag += 1
         self._unconfirmed[self._tag] = envelope
-        if self._is_blocked:  # basic_publish looks for this before it writes
-            raise _Blocked
 
     def _await_unblocked(self) -> None:
         deadline = time.monotonic() + self._timeout_s
         while self._is_blocked:
-            if not self._drain(deadline):
+            if not self._drain(deadline - time.monotonic()):
                 raise _Blocked
 
     def _await_confirms(self) -> None:
@@ -128,18 +136,15 @@ class AmqpTransport:
             if len(self._unconfirmed) != left:
                 left = len(self._unconfirmed)
                 deadline = time.monotonic() + self._timeout_s
-            if not self._drain(deadline):
+            if not self._drain(deadline - time.monotonic()):
                 raise _Blocked if self._is_blocked else TransportError("RabbitMQ did not confirm in time")
         if self._refused:
             raise TransportError(f"RabbitMQ refused {self._refused} messages")
 
-    def _drain(self, deadline: float) -> bool:
-        """Handle what the broker says next; False when it says nothing until the deadline."""
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            return False
+    def _drain(self, timeout_s: float) -> bool:
+        """Handle what the broker says next; False when it says nothing in time."""
         try:
-            self._connection.drain_events(timeout=remaining_s)
+            self._connection.drain_events(timeout=max(0, timeout_s))
         except TimeoutError:
             return False
         return True
