@@ -108,6 +108,11 @@ def unwrap(raw: RawMessage) -> Message | None:
         body, properties = wrapper["body"], wrapper.get("properties", {})
         is_base64 = properties.get("body_encoding") == "base64"
         content = base64.b64decode(body, validate=True) if is_base64 else body.encode()
-        return Message(content, wrapper.get("content-type") or "", wrapper.get("headers") or {})
+        content_type, headers = wrapper.get("content-type"), wrapper.get("headers")
+        return Message(
+            content,
+            content_type if isinstance(content_type, str) else "",
+            headers if isinstance(headers, dict) else {},
+        )
     except (ValueError, LookupError, TypeError, AttributeError, binascii.Error):
         return None
