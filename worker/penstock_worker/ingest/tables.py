@@ -94,6 +94,9 @@ class Tables:
             items: list[Item] = [*events, *placeholders]
             if is_careful:
                 self._write_carefully(connection, stage, items, watch)
+                # A parent that was refused is missing after all: its children get a placeholder in its place.
+                missing, _ = self._parents(connection, name, [event for event in events if event.verdict is None], groups)
+                self._write_carefully(connection, stage, missing, watch)
             elif items:
                 self._write_table(connection, stage, items, watch)
             self._supersede_fallen(name, groups, deleted)

@@ -124,7 +124,8 @@ class Writer:
         if answer in (Answer.AWAY, Answer.REFUSED):
             self.database.close()
             raise DatabaseAway(one_line(exc)) from exc
-        if answer is Answer.RECONNECT:
+        if answer in (Answer.RECONNECT, Answer.TABLE):
+            # With the connection go its staging tables: made anew, they show which table does not fit any more.
             self.database.close()
         logger.info("batch tried again: %s", one_line(exc), extra={"action": "batch_retried", "attempt": attempt})
         if answer in (Answer.RETRY, Answer.RECONNECT):

@@ -1,0 +1,370 @@
+"""What each failure of the database does to the event that caused it, and to the others: nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from penstock_schemas import Record
+from penstock_schemas.records.guardian import GuardianMetric
+from penstock_schemas.records.scheduler import SchedulerJob
+from penstock_schemas.records.translation import TranslationSession, TranslationTask
+from penstock_schemas.registry import load_registry
+from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event, new_epoch
+from penstock_worker.errors import DatabaseAway
+from penstock_worker.ingest.message import RawMessage, unwrap
+from penstock_worker.ingest.tasks import Child
+from penstock_worker.ingest.write import Writer
+from penstock_worker.settings import Settings
+from penstock_worker.store import suspects
+from penstock_worker.store.connection import Database, connect_with
+
+REGISTRY = load_registry()
+#: Before the present, and the same for all events of a test run.
+VERSION = 1_700_000_000_000_000
+
+
+class Desk:
+    """A writer, what it sends numbered, and a look at what came of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.settings = Settings(database_url=url)
+        self.pauses: list[float] = []
+        self.epoch = new_epoch()
+        self._seq = 0
+        self._connection = psycopg.connect(url, autocommit=True)
+        self.renew()
+
+    def renew(self, **settings: Any) -> None:
+        """Another writer, with other settings."""
+        self.settings = self.settings.model_copy(update=settings)
+        self.writer = Writer(Database(connect_with(self.settings)), REGISTRY, self.settings, sleep=self.pauses.append)
+
+    def close(self) -> None:
+        self.writer.database.close()
+        self._connection.close()
+
+    def message(self, *records: Record, version: int = VERSION) -> RawMessage:
+        events = [encode_event(record.__record__.type, "upsert", version, record.to_json()) for record in records]
+        envelope = Envelope("desk", self.epoch, self._seq, events)
+        self._seq += len(records)
+        return RawMessage(envelope.body(), CONTENT_TYPE, envelope.headers())
+
+    def write(self, *records: Record, version: int = VERSION) -> dict[str, int]:
+        """Write them in one batch of one message; events by outcome."""
+        return self.writer.write([self.message(*records, version=version)]).outcomes
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        cursor = self._connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+    def keys(self, table: str, key: str) -> list[str]:
+        """Of the rows that are no placeholders."""
+        return [row[0] for row in self.query(f"SELECT {key} FROM {table} WHERE _version IS NOT NULL ORDER BY 1")]
+
+    def letters(self) -> Counter[tuple[str, str, str | None]]:
+        """Dead letters by state, reason and SQLSTATE."""
+        return Counter(self.query("SELECT state, reason, sqlstate FROM penstock.dead_letters"))  # type: ignore[arg-type]
+
+    def ledger(self) -> dict[str, int]:
+        return dict(self.query("SELECT outcome, sum(upper(seqs) - lower(seqs))::int FROM penstock.ledger GROUP BY outcome"))
+
+    def raise_for(self, name: str, state: str, times: int = 10**6) -> None:
+        """Let PostgreSQL raise an error where the job of this name is written; a sequence counts, which is not rolled back."""
+        self.query(
+            f"CREATE SEQUENCE raised; CREATE FUNCTION raise_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF nextval('raised') <= {times} THEN RAISE EXCEPTION 'as told' USING ERRCODE = '{state}'; END IF; RETURN NEW; "
+            f"END $$; CREATE TRIGGER raising BEFORE INSERT ON scheduler.jobs FOR EACH ROW "
+            f"WHEN (NEW.name = '{name}') EXECUTE FUNCTION raise_it()"
+        )
+
+
+@pytest.fixture
+def desk(database_url: str) -> Iterator[Desk]:
+    desk = Desk(database_url)
+    yield desk
+    desk.close()
+
+
+def jobs(count: int, bad: int | None = None) -> list[SchedulerJob]:
+    return [SchedulerJob(id=f"j{n:04d}", name="bad" if n == bad else "good") for n in range(count)]
+
+
+def too_long_for_an_index() -> str:
+    return os.urandom(9_000).hex()
+
+
+# -- the event's fault ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_key_too_long_for_its_index_among_a_thousand(desk: Desk) -> None:
+    records = jobs(1_000)
+    records[617] = SchedulerJob(id=too_long_for_an_index(), name="bad")
+    assert desk.write(*records) == {"stored": 999, "dead": 1}
+    assert desk.letters() == {("dead", "refused_by_database", "54000"): 1}
+    assert len(desk.keys("scheduler.jobs", "id")) == 999
+    assert desk.ledger() == {"stored": 999, "dead": 1}
+    assert desk.query("SELECT seq, octet_length(payload) > 18000, type, op, version, producer FROM penstock.dead_letters") == [
+        (617, True, "scheduler.job", "upsert", VERSION, "desk")
+    ]
+
+
+@pytest.mark.parametrize("state", ["22021", "22P05", "22008", "54001"])
+def test_bad_data_is_dead_and_alone(desk: Desk, state: str) -> None:
+    desk.raise_for("bad", state)
+    assert desk.write(*jobs(20, bad=7)) == {"stored": 19, "dead": 1}
+    assert desk.letters() == {("dead", "refused_by_database", state): 1}
+
+
+@pytest.mark.parametrize(("state", "reason"), [("23505", "constraint"), ("23514", "constraint"), ("XX000", "unknown_error")])
+def test_what_is_not_the_events_fault_is_held(desk: Desk, state: str, reason: str) -> None:
+    desk.raise_for("bad", state)
+    assert desk.write(*jobs(20, bad=7)) == {"stored": 19, "held": 1}
+    assert desk.letters() == {("held", reason, state): 1}
+
+
+def test_a_constraint_that_was_in_the_way_once_holds_nothing(desk: Desk) -> None:
+    desk.raise_for("bad", "23503", times=1)
+    assert desk.write(*jobs(20, bad=7)) == {"stored": 20}
+
+
+def test_a_parent_that_is_refused_harms_its_children_not(desk: Desk) -> None:
+    """The parent's key is good, another of its indexed columns is not: its children get a placeholder in its place."""
+    session = TranslationSession(session_id="s", user_id=too_long_for_an_index())
+    other = TranslationSession(session_id="other")
+    tasks = [TranslationTask(task_id=f"t{n}", session_id="s") for n in range(3)]
+    assert desk.write(session, other, *tasks) == {"stored": 4, "dead": 1}
+    assert desk.query("SELECT session_id, _version FROM translation.sessions ORDER BY 1") == [("other", VERSION), ("s", None)]
+    assert desk.keys("translation.tasks", "task_id") == ["t0", "t1", "t2"]
+
+
+def test_children_of_a_parent_that_can_never_be_go_with_it(desk: Desk) -> None:
+    key = too_long_for_an_index()
+    tasks = [TranslationTask(task_id="a", session_id="s"), TranslationTask(task_id="b", session_id=key)]
+    assert desk.write(*tasks) == {"stored": 1, "dead": 1}
+    assert desk.keys("translation.tasks", "task_id") == ["a"]
+
+
+# -- try again -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
+def test_a_lost_lock_is_tried_again_after_growing_pauses(desk: Desk, state: str) -> None:
+    desk.raise_for("bad", state, times=3)
+    assert desk.write(*jobs(20, bad=7)) == {"stored": 20}
+    assert desk.letters() == {}
+    assert len(desk.pauses) == 3
+    assert all(0.005 * 2**n <= pause <= 0.01 * 2**n for n, pause in enumerate(desk.pauses))
+
+
+def test_two_workers_that_lock_each_other_out_both_store(desk: Desk) -> None:
+    """A real deadlock: somebody else holds a later row and wants an earlier one."""
+    desk.write(*jobs(2))
+    with psycopg.connect(desk.url, options="-c deadlock_timeout=10s") as other:
+        other.execute("SELECT FROM scheduler.jobs WHERE id = 'j0001' FOR UPDATE")
+        sleeping: list[float] = []
+        writer = desk.writer
+
+        def release_on_retry(seconds: float) -> None:
+            sleeping.append(seconds)
+            other.rollback()
+
+        writer._sleep = release_on_retry
+        writer.database.connection().execute("SET lock_timeout = '100ms'")
+        assert desk.write(*jobs(2), version=VERSION + 1) == {"stored": 2}
+    assert len(sleeping) == 1
+
+
+def test_a_stale_plan_is_tried_again_over_a_new_connection(desk: Desk) -> None:
+    desk.write(*jobs(1))
+    before = desk.writer.database.connection().info.backend_pid
+    desk.raise_for("bad", "0A000", times=1)
+    assert desk.write(*jobs(20, bad=7)) == {"stored": 20}
+    assert desk.writer.database.connection().info.backend_pid != before
+
+
+def test_locks_that_are_never_free_are_the_databases_affair(desk: Desk) -> None:
+    desk.raise_for("bad", "55P03")
+    with pytest.raises(DatabaseAway):
+        desk.write(*jobs(20, bad=7))
+    assert (len(desk.pauses), desk.ledger(), desk.letters()) == (10, {}, {})
+
+
+# -- the database is away, or refuses us ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["08006", "53100", "53200", "57P01", "57014", "58030", "25006", "28000", "42501"])
+def test_an_outage_is_nobodys_fault(desk: Desk, state: str) -> None:
+    desk.raise_for("bad", state, times=1)
+    batch = [desk.message(*jobs(20, bad=7))]
+    with pytest.raises(DatabaseAway, match="as told"):
+        desk.writer.write(batch)
+    assert (desk.letters(), desk.ledger()) == ({}, {})
+    assert desk.writer.write(batch).outcomes == {"stored": 20}
+
+
+def test_an_outage_in_the_middle_of_a_search_for_a_culprit_is_nobodys_fault(desk: Desk) -> None:
+    desk.raise_for("bad", "53100")
+    records = jobs(20, bad=7)
+    records[3] = SchedulerJob(id=too_long_for_an_index())
+    with pytest.raises(DatabaseAway):
+        desk.write(*records)
+    assert (desk.letters(), desk.ledger()) == ({}, {})
+
+
+def test_a_connection_that_was_closed_meanwhile_comes_back(desk: Desk) -> None:
+    desk.write(*jobs(1))
+    batch = [desk.message(*jobs(20))]
+    desk.query(f"SELECT pg_terminate_backend({desk.writer.database.connection().info.backend_pid}, 5000)")
+    with pytest.raises(DatabaseAway):
+        desk.writer.write(batch)
+    assert desk.writer.write(batch).outcomes == {"stored": 20}
+
+
+# -- tables that do not fit ----------------------------------------------------------------------------------------------------
+
+
+def _drop_column(desk: Desk) -> None:
+    desk.query("ALTER TABLE scheduler.jobs DROP COLUMN cron_expr")
+
+
+def _drop_table(desk: Desk) -> None:
+    desk.query("DROP TABLE scheduler.executions, scheduler.jobs")
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+@pytest.mark.parametrize("break_it", [_drop_column, _drop_table])
+def test_a_table_that_does_not_fit_holds_its_own_events(desk: Desk, break_it: Callable[[Desk], None], is_warm: bool) -> None:
+    if is_warm:
+        desk.write(*jobs(1))
+    before = desk.ledger()
+    break_it(desk)
+    assert desk.write(TranslationSession(session_id="s"), *jobs(3)) == {"stored": 1, "held": 3}
+    assert [(state, reason) for state, reason, _ in desk.letters()] == [("held", "table_does_not_fit")]
+    assert desk.ledger() == {"stored": before.get("stored", 0) + 1, "held": 3}
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_a_parents_table_that_is_gone_holds_the_children_too(desk: Desk, is_warm: bool) -> None:
+    task = TranslationTask(task_id="t", session_id="s")
+    if is_warm:
+        desk.write(task)
+    desk.query("DROP TABLE translation.sessions CASCADE")
+    assert desk.write(task, *jobs(3)) == {"stored": 3, "held": 1}
+    assert [(state, reason) for state, reason, _ in desk.letters()] == [("held", "table_does_not_fit")]
+
+
+# -- time ----------------------------------------------------------------------------------------------------------------------
+
+
+def _us(at: datetime) -> int:
+    return int(at.timestamp() * 1_000_000)
+
+
+def test_a_clock_too_far_ahead_is_held(desk: Desk) -> None:
+    now = datetime.now(UTC)
+    assert desk.write(SchedulerJob(id="soon"), version=_us(now + timedelta(minutes=4))) == {"stored": 1}
+    assert desk.write(SchedulerJob(id="later"), version=_us(now + timedelta(minutes=6))) == {"held": 1}
+    assert desk.letters() == {("held", "clock_ahead", None): 1}
+    assert desk.keys("scheduler.jobs", "id") == ["soon"]
+
+
+def test_append_only_events_outside_the_months_that_are_kept(desk: Desk) -> None:
+    now = datetime.now(UTC)
+    times = [now, now - timedelta(days=300), now - timedelta(days=500), now + timedelta(days=200)]
+    assert desk.write(*(GuardianMetric(timestamp=at) for at in times)) == {"stored": 2, "expired": 1, "held": 1}
+    assert desk.letters() == {("held", "no_partition_yet", None): 1}
+    assert desk.ledger() == {"stored": 2, "expired": 1, "held": 1}
+
+
+# -- rates ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_more_equal_dead_letters_than_the_rate_are_held(desk: Desk) -> None:
+    desk.renew(dead_letter_rate_per_minute=5)
+    desk.raise_for("bad", "22008")
+    assert desk.write(*[SchedulerJob(id=f"a{n}", name="bad") for n in range(5)]) == {"dead": 5}
+    outcomes = desk.write(*[SchedulerJob(id=f"b{n}", name="bad") for n in range(3)], SchedulerJob(id="c", name="good"))
+    assert outcomes == {"held": 3, "stored": 1}
+    assert desk.letters() == {("dead", "refused_by_database", "22008"): 5, ("held", "refused_by_database", "22008"): 3}
+    assert desk.ledger() == {"dead": 5, "held": 3, "stored": 1}
+
+
+def test_the_rate_counts_unreadable_events_too(desk: Desk) -> None:
+    desk.renew(dead_letter_rate_per_minute=5)
+    bodies = [Envelope("desk", desk.epoch, 10 * n, [b'{"type":"scheduler.job"}']).body() for n in range(8)]
+    outcomes = desk.writer.write([RawMessage(body, CONTENT_TYPE, {}) for body in bodies]).outcomes
+    assert (outcomes, desk.ledger()) == ({"held": 8}, {"held": 8})
+
+
+def test_a_batch_written_again_says_the_same_and_leaves_one_letter(desk: Desk) -> None:
+    desk.raise_for("bad", "22008")
+    batch = [desk.message(*jobs(20, bad=7))]
+    outcomes = [desk.writer.write(batch).outcomes for _ in range(3)]
+    assert outcomes == [{"stored": 19, "dead": 1}] * 3
+    assert desk.letters() == {("dead", "refused_by_database", "22008"): 1}
+    folded = desk.query("SELECT outcome, range_agg(seqs)::text FROM penstock.ledger GROUP BY outcome ORDER BY 1")
+    assert folded == [("dead", "{[7,8)}"), ("stored", "{[0,7),[8,20)}")]
+
+
+# -- suspects ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def child(desk: Desk) -> Iterator[Child]:
+    child = Child(desk.settings)
+    yield child
+    child.writer.database.close()
+
+
+def _die_reading(desk: Desk, message: RawMessage, *, is_innocent: bool = False) -> None:
+    """What is left of a try alone that ended with its process."""
+    unwrapped = unwrap(message)
+    assert unwrapped is not None
+    with psycopg.connect(desk.url, autocommit=True) as connection:
+        suspects.begin(connection, unwrapped.id, is_innocent=is_innocent)
+
+
+@pytest.mark.parametrize(("deaths", "outcome"), [(0, "stored"), (2, "stored"), (3, "dead"), (4, "dead")])
+def test_a_message_that_killed_its_reader_three_times_while_alone_is_dead(
+    desk: Desk, child: Child, deaths: int, outcome: str
+) -> None:
+    message = desk.message(*jobs(4))
+    for _ in range(deaths):
+        _die_reading(desk, message)
+    assert {name: count for name, count in child.write([message], "alone").items() if name != "ms"} == {outcome: 4}
+    assert desk.ledger() == {outcome: 4}
+    assert desk.letters() == ({("dead", "killed_its_reader", None): 1} if outcome == "dead" else {})
+    assert desk.query("SELECT count(*) FROM penstock.suspects") == [(0,)]
+
+
+def test_tries_that_an_outage_ended_are_no_kills(desk: Desk, child: Child) -> None:
+    message = desk.message(*jobs(4))
+    for _ in range(2):
+        _die_reading(desk, message)
+    for _ in range(5):
+        _die_reading(desk, message, is_innocent=True)
+    assert child.write([message], "alone_innocent")["stored"] == 4
+
+
+def test_an_outage_is_a_value_and_no_exception(desk: Desk, child: Child) -> None:
+    away = Child(desk.settings.model_copy(update={"database_url": "postgresql://penstock@127.0.0.1:1/none"}))
+    for mode in ("together", "alone"):
+        assert set(away.write([desk.message(*jobs(1))], mode)) == {"away"}  # type: ignore[arg-type]
+    assert set(away.probe()) == {"away"}
+    assert child.probe() == {"ok": True}
+
+
+def test_a_database_that_is_not_migrated_is_away(desk: Desk, empty_database_url: str) -> None:
+    unmigrated = Child(desk.settings.model_copy(update={"database_url": empty_database_url}))
+    messages: Sequence[RawMessage] = [desk.message(*jobs(1))]
+    assert set(unmigrated.write(messages, "together")) == {"away"}
+    assert set(unmigrated.probe()) == {"away"}
+    unmigrated.writer.database.close()
