@@ -44,16 +44,19 @@ def _check_database(settings: Settings) -> None:
     """
     import psycopg
 
+    from penstock_migrations.packages import parse_locations
+    from penstock_migrations.run import check_migrated
+    from penstock_schemas.registry import load_registry
+
     try:
-        with psycopg.connect(settings.database, connect_timeout=max(2, round(settings.connect_timeout_s))) as connection:
-            row = connection.execute("SELECT to_regclass('penstock.ledger') IS NOT NULL").fetchone()
+        connection = psycopg.connect(settings.database, connect_timeout=max(2, round(settings.connect_timeout_s)))
     except psycopg.OperationalError as exc:
         if _is_away(exc):
             typer.echo("penstock: the database is away, the worker waits for it", err=True)
             return
         raise
-    if row != (True,):
-        raise ConfigurationError("the database is not migrated: run `penstock migrate up`")
+    with connection:
+        check_migrated(connection, load_registry(settings.records), parse_locations(settings.migrations))
 
 
 def _is_away(exc: Exception) -> bool:
