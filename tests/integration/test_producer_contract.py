@@ -25,7 +25,7 @@ from tests.servers.valkey import ValkeyServer
 # Python 3.12 warns at every fork under threads; that it is safe is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
-QUICK: dict[str, Any] = {"retry_min_s": 0.01, "retry_max_s": 0.1}
+QUICK: dict[str, Any] = {"timeout_s": 20.0, "retry_min_s": 0.01, "retry_max_s": 0.1}
 
 
 @dataclass
@@ -126,7 +126,7 @@ def test_what_arrives_is_what_was_published(broker: Broker) -> None:
     with broker.producer() as producer:
         receipt = producer.publish(Pair(tenant='ä\n"', number=1, text="x" * 100_000))
         producer.delete(Pair, "a", 2)
-        assert producer.flush(10)
+        assert producer.flush(30)
     epoch = str(receipt.epoch)
     message, last = broker.read()
     versions = [event.pop("version") for event in message.body["events"]]
@@ -153,7 +153,7 @@ def test_what_arrives_is_what_was_published(broker: Broker) -> None:
 def test_many_arrive_once_and_in_order(broker: Broker) -> None:
     with broker.producer(batch_events=7) as producer:
         producer.publish_many(pairs(1_000))
-        assert producer.flush(20)
+        assert producer.flush(30)
         status = producer.status()
         assert (status.confirmed, status.pending_events, status.failures) == (1_000, 0, 0)
     received = broker.read()
@@ -167,25 +167,25 @@ def test_the_largest_record_arrives(broker: Broker) -> None:
     room = MAX_RECORD_BYTES - len(Pair(tenant="a", number=1, text="").to_json())
     with broker.producer(timeout_s=20) as producer:
         producer.publish(Pair(tenant="a", number=1, text="y" * room))
-        assert producer.flush(20)
+        assert producer.flush(30)
     assert len(broker.read()[0].body["events"][0]["data"]["text"]) == room
 
 
 def test_parent_and_child_share_no_connection(broker: Broker) -> None:
     with broker.producer(linger_s=0) as producer:
         producer.publish_many(pairs(3))
-        assert producer.flush(10)
+        assert producer.flush(30)
         before = sockets()
 
         def child() -> list[Any]:
             inherited = sorted(before & sockets())
-            flushed = [producer.publish_many(pairs(2, "child"))[0].seq, producer.flush(10), producer.close(10)]
+            flushed = [producer.publish_many(pairs(2, "child"))[0].seq, producer.flush(30), producer.close(10)]
             return [inherited, *flushed]
 
         for _ in range(2):
             assert in_child(child) == [[], 0, True, True]
             producer.publish(pairs(1)[0])
-            assert producer.flush(10)
+            assert producer.flush(30)
         assert producer.status().failures == 0
     if isinstance(broker, Twin):
         return  # what the child published stayed in the child
@@ -207,7 +207,7 @@ def sockets() -> set[str]:
 def test_an_outage_delays_everything_and_costs_only_what_had_no_room(broker: Broker) -> None:
     with broker.producer(max_events=500) as producer:
         producer.publish_many(pairs(3))
-        assert producer.flush(10)
+        assert producer.flush(30)
         broker.stop()
         slowest = max(timed(lambda: producer.publish(Pair(tenant="a", number=1))) for _ in range(600))
         assert slowest < 0.5
@@ -230,7 +230,7 @@ def test_an_outage_delays_everything_and_costs_only_what_had_no_room(broker: Bro
 def test_a_broker_that_freezes_holds_up_nobody(broker: Broker) -> None:
     with broker.producer(timeout_s=0.5) as producer:
         producer.publish(Pair(tenant="a", number=0))
-        assert producer.flush(10)
+        assert producer.flush(30)
         broker.freeze()
         try:
             producer.publish_many(pairs(5))
@@ -252,10 +252,10 @@ def test_a_broker_that_freezes_holds_up_nobody(broker: Broker) -> None:
 def test_a_connection_that_the_broker_closed_costs_nothing(broker: Broker) -> None:
     with broker.producer(linger_s=0) as producer:
         producer.publish(Pair(tenant="a", number=0))
-        assert producer.flush(10)
+        assert producer.flush(30)
         eventually(broker.close_connections)
         producer.publish(Pair(tenant="a", number=1))
-        assert producer.flush(10)
+        assert producer.flush(30)
     assert sorted(set(seqs(broker.read()))) == [0, 1]
 
 

@@ -13,6 +13,7 @@ import redis
 
 from penstock_producers import Producer
 from penstock_schemas.wire import CONTENT_TYPE, QUEUE
+from penstock_worker.stack.ports import find_free_port
 from penstock_worker.stack.valkey import EmbeddedValkey
 from tests.producing import eventually
 from tests.records import Pair
@@ -26,7 +27,7 @@ def test_a_message_is_what_kombu_itself_would_write(valkey_url: str) -> None:
     """Compared with one that kombu publishes: the same fields, the same encodings."""
     with Producer(valkey_url, name="shop", **QUICK) as producer:
         producer.publish(PAIR)
-        assert producer.flush(10)
+        assert producer.flush(30)
     with redis.Redis.from_url(valkey_url) as client:
         ours = json.loads(client.lrange(QUEUE, -1, -1)[0])
         body = base64.b64decode(ours["body"])
@@ -58,7 +59,7 @@ def test_a_full_server_refuses_and_nothing_is_lost(valkey_url: str) -> None:
             assert "maxmemory" in error
         finally:
             client.config_set("maxmemory", "0")
-        assert producer.flush(10)
+        assert producer.flush(30)
         assert client.llen(QUEUE) == 1
 
 
@@ -69,7 +70,7 @@ def test_a_key_that_is_no_list_is_an_outage_with_a_reason(valkey_url: str) -> No
         eventually(lambda: producer.status().failures)
         assert "WRONGTYPE" in str(producer.status().last_error)
         client.delete(QUEUE)
-        assert producer.flush(10)
+        assert producer.flush(30)
 
 
 def test_a_wrong_password_is_an_outage_with_a_reason(valkey_url: str, valkey_server: ValkeyServer) -> None:
@@ -86,7 +87,7 @@ def test_a_wrong_password_is_an_outage_with_a_reason(valkey_url: str, valkey_ser
 def test_the_database_of_the_url_is_used(valkey_url: str) -> None:
     with Producer(valkey_url.removesuffix("/0") + "/3", **QUICK) as producer:
         producer.publish(PAIR)
-        assert producer.flush(10)
+        assert producer.flush(30)
     with redis.Redis.from_url(valkey_url.removesuffix("/0") + "/3") as client:
         assert client.llen(QUEUE) == 2
 
@@ -96,7 +97,8 @@ def test_a_cluster_is_refused_in_one_line(tmp_path: Path, caplog: pytest.LogCapt
         def prepare(self) -> None:
             EmbeddedValkey.prepare(self)
             with self._configuration.open("a") as file:
-                file.write("cluster-enabled yes\n")
+                # Without it the port is the other one plus 10,000, which may be none.
+                file.write(f"cluster-enabled yes\ncluster-port {find_free_port()}\n")
 
     server = ClusterNode(tmp_path)
     try:
