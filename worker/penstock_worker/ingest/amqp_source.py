@@ -247,6 +247,9 @@ class AmqpSource:
 
 def _hang_up(connection: Any) -> None:
     """Say goodbye, but not for long: a broker that does not answer takes back what it gave when the socket closes."""
+    if not connection.connected:
+        connection.collect()  # py-amqp would connect anew for the goodbye
+        return
     try:
         with connection.transport.having_timeout(GOODBYE_S):
             connection.close()
