@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+import redis
 from pytest_celery import CeleryTestSetup
 
 from penstock_worker.stack.process import is_alive
@@ -144,6 +145,22 @@ def test_a_broker_that_restarts_loses_nothing(
     until(lambda: backlog.count_rows() == BATCH)
     broker_server.start()
     load.join(60)
+    backlog.wait_until_told()
+    _assert_settled(backlog, struck)
+
+
+@strikes("before_commit=wait")
+def test_a_broker_that_drops_its_clients_loses_nothing(
+    backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, broker_server: ValkeyServer | RabbitServer
+) -> None:
+    if isinstance(broker_server, RabbitServer):
+        # It lists a connection some seconds after it was made.
+        until(lambda: broker_server.close_connections() >= 2)
+    else:
+        with redis.Redis.from_url(broker_server.url) as client:
+            assert client.client_kill_filter(_type="normal", skipme=True) >= 2
+    until(lambda: "Trying to re-establish the connection" in struck.logs())
+    failpoints.release("before_commit")
     backlog.wait_until_told()
     _assert_settled(backlog, struck)
 
