@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from kombu import pools
 
 from penstock_worker.errors import ConfigurationError
 from tests.servers.databases import PostgresServer, database_of
@@ -54,6 +55,12 @@ def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.drop_database(url)
 
 
+@pytest.fixture
+def fresh_connections() -> None:
+    """kombu keeps connections by URL for the whole process; those of an earlier test may lead to a server that it killed."""
+    pools.reset()
+
+
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
@@ -65,7 +72,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySe
 
 
 @pytest.fixture
-def valkey_url(valkey_server: ValkeyServer) -> str:
+def valkey_url(valkey_server: ValkeyServer, fresh_connections: None) -> str:
     """An empty Valkey."""
     valkey_server.empty()
     return valkey_server.url

@@ -1,0 +1,14 @@
+"""A server that cannot be had: a skipped test on a laptop, a failed one in CI."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import skip_or_fail
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_a_missing_server(ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="no RabbitMQ here"):
+        skip_or_fail("no RabbitMQ here")
