@@ -81,12 +81,12 @@ class RecordType:
         _check_kinds(declaration, columns)
         return cls(declaration, columns, record.__module__.split(".")[0], (record.__doc__ or "").strip())
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The event type."""
         return self.declaration.type
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, ...]:
         """The columns of the primary key."""
         return self.declaration.key

@@ -7,6 +7,7 @@ other on kombu's Redis connection.
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -80,8 +81,13 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]  # celery has no types
-def _quiet_child(**_kwargs: Any) -> None:
-    """A child logs what concerns it; a line per batch from Celery would say what Flower shows."""
+def _prepare_child(**_kwargs: Any) -> None:
+    """
+    A child logs what concerns it: a line per batch from Celery would say what Flower shows.
+
+    What it was forked with stays for its life: the garbage collector need not look at it again and again.
+    """
+    gc.freeze()
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
 
 

@@ -80,10 +80,10 @@ def _decode_whole(message: Message, validators: Validators, decoded: Decoded) ->
     if len(contents) > MAX_EVENTS_PER_MESSAGE:
         return False
     envelope = _envelope(message, content, len(contents))
-    registry, seq, prefix = validators.registry, envelope.seq, event_id_prefix(content["epoch"])
+    records, seq, prefix = validators.records, envelope.seq, event_id_prefix(content["epoch"])
     decoded.envelopes.append(envelope)
     decoded.events += [
-        _event(registry[event["type"]], event, f"{prefix}{seq + index:012x}", envelope, index)
+        _event(records[event["type"]], event, f"{prefix}{seq + index:012x}", envelope, index)
         for index, event in enumerate(contents)
     ]
     return True
@@ -145,7 +145,7 @@ def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, vali
         verdict = Verdict(Outcome.DEAD, "nul_character", "a text holds a NUL character, which PostgreSQL cannot store")
         decoded.refused.append(Refused(envelope, index, 1, piece, verdict, _hints(piece), event_id))
         return
-    decoded.events.append(_event(validators.registry[content["type"]], content, event_id, envelope, index))
+    decoded.events.append(_event(validators.records[content["type"]], content, event_id, envelope, index))
 
 
 def _decode_cloudevents(message: Message, validators: Validators, decoded: Decoded) -> None:

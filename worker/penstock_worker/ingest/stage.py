@@ -102,7 +102,9 @@ class Stage:
         return zip([event.key for event in events], lines, strict=True)
 
     def _values_of(self, contents: Sequence[dict[str, Any]]) -> list[Any]:
-        columns = zip(*map(itemgetter(*self._names), contents), strict=True)
+        values = map(itemgetter(*self._names), contents)
+        # itemgetter gives a single value bare, and the letters of a text would pass for columns.
+        columns = zip(*(values if len(self._names) > 1 else zip(values, strict=True)), strict=True)
         return [encode(encoder, values) for encoder, values in zip(self._encoders, columns, strict=True)]
 
     def _row_lines(self, rows: list[Row]) -> Iterable[tuple[Any, str]]:

@@ -7,6 +7,7 @@ messages of a task that raised.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -53,6 +54,8 @@ class Child:
 
     def write(self, messages: Sequence[RawMessage], mode: Mode) -> dict[str, Any]:
         """Write a batch; counts by outcome, or why the database did not take it."""
+        # A batch is a hundred thousand objects without a cycle among them; looking for one took two fifths of the time.
+        gc.disable()
         try:
             if mode == "together":
                 failpoints.hit("message", messages)
@@ -63,6 +66,8 @@ class Child:
         except psycopg.Error as exc:
             self.writer.database.close()
             return {"away": " ".join(str(exc).split())[:500]}
+        finally:
+            gc.enable()
 
     def _write_alone(self, message: RawMessage, *, is_innocent: bool) -> Result:
         writer, unwrapped = self.writer, unwrap(message) or Message(message.body)

@@ -106,16 +106,16 @@ class Writer:
         original = [(refused, refused.verdict) for refused in decoded.refused]
         is_careful = False
         for attempt in range(MAX_TRIES):
-            for event in decoded.events:
-                event.outcome, event.verdict = Outcome.STORED, None
-            for refused, verdict in original:
-                refused.verdict = verdict
             try:
                 self._transaction(decoded, watch, is_careful=is_careful)
             except (psycopg.Error, ValueError) as exc:
                 is_careful = self._next_try(exc, attempt) or is_careful
             else:
                 return
+            for event in decoded.events:
+                event.outcome, event.verdict = Outcome.STORED, None
+            for refused, verdict in original:
+                refused.verdict = verdict
         raise DatabaseAway(f"the batch did not go through in {MAX_TRIES} tries")
 
     def _next_try(self, exc: psycopg.Error | ValueError, attempt: int) -> bool:
@@ -140,7 +140,7 @@ class Writer:
         watch.start("prepare")
         self.tables.prepare(groups)
         with self.database.transaction() as connection:
-            judge(decoded.events, self._now_us(connection), self.settings)
+            judge(groups, self._now_us(connection), self.settings)
             self.tables.write(connection, groups, watch, is_careful=is_careful)
             watch.start("account")
             self._account(connection, decoded)
