@@ -20,7 +20,8 @@ from penstock_worker.stack.wheels import find_package_folder
 
 __all__ = ["EmbeddedValkey"]
 
-#: `appendfsync everysec`: what a power loss can take is one second; a SIGKILL of the server takes nothing.
+#: `appendfsync everysec`: a power loss can take a second of messages, and so can a SIGKILL of the server, because a write to the
+#: file is put off while the one before is being synced.
 _CONFIGURATION = """\
 bind {host}
 port {port}
