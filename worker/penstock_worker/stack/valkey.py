@@ -20,8 +20,8 @@ from penstock_worker.stack.wheels import find_package_folder
 
 __all__ = ["EmbeddedValkey"]
 
-#: `appendfsync everysec`: a power loss can take a second of messages, and so can a SIGKILL of the server, because a write to the
-#: file is put off while the one before is being synced.
+#: `appendfsync everysec`: a power loss can take a second of messages, and so can a SIGKILL of the server, because a write to
+#: the file is put off while the one before is being synced.
 _CONFIGURATION = """\
 bind {host}
 port {port}
