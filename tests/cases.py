@@ -7,13 +7,14 @@ corpus that is always the same. `TYPES` describes tests/records.py to the model,
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-__all__ = ["EPOCHS", "LATEST", "TYPES", "Delivery", "Picker", "Wire", "pick_delivery", "pick_events"]
+__all__ = ["EPOCHS", "LATEST", "TYPES", "Delivery", "Picker", "Wire", "pick_delivery", "pick_events", "with_culprits"]
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -37,6 +38,11 @@ _LONG_AGO, _FAR_AHEAD = "2001-02-03T04:05:06+00:00", "2090-02-03T04:05:06+00:00"
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    """A text in an index, which PostgreSQL refuses above some 2,700 bytes."""
+    return isinstance(value, str) and len(value) < 1000
 
 
 def _whole(value: Any) -> bool:
@@ -77,7 +83,7 @@ TYPES: dict[str, dict[str, Any]] = {
     | {
         "key": ("site_id",),
         "columns": {
-            "site_id": ("newest", _text),
+            "site_id": ("newest", _name),
             "name": ("newest", _text),
             "since": ("min", _time),
             "most": ("max", _whole),
@@ -92,8 +98,8 @@ TYPES: dict[str, dict[str, Any]] = {
         "key": ("run_id",),
         "parent": ("site_id", "lab.site"),
         "columns": {
-            "run_id": ("newest", _text),
-            "site_id": ("newest", _text),
+            "run_id": ("newest", _name),
+            "site_id": ("newest", _name),
             "label": ("newest", _text),
             "details": ("newest", _object),
             "origin": ("first", _text),
@@ -114,7 +120,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "parent": ("site_id", "lab.site"),
         "columns": {
             "number": ("newest", _whole),
-            "site_id": ("newest", _text),
+            "site_id": ("newest", _name),
             "text": ("newest", _text),
             "size": ("newest", _number),
             "tags": ("newest", _array),
@@ -130,7 +136,7 @@ TYPES: dict[str, dict[str, Any]] = {
     | {
         "key": ("tenant", "number"),
         "columns": {
-            "tenant": ("newest", _text),
+            "tenant": ("newest", _name),
             "number": ("newest", _whole),
             "text": ("newest", _text),
             "flag": ("newest", _flag),
@@ -149,7 +155,11 @@ TYPES: dict[str, dict[str, Any]] = {
         "time": "at",
         "window": ("2026-01-01T00:00:00+00:00", "2080-01-01T00:00:00+00:00"),
     },
+    "lab.mark": _PLAIN | {"key": ("mark_id",), "columns": {"mark_id": ("newest", _name)}},
+    "lab.tally": _PLAIN | {"key": ("tally_id",), "columns": {"tally_id": ("newest", _whole), "most": ("max", _whole)}},
 }
+
+_NOTHING: dict[str, Any] = {"columns": {}}
 
 _UUIDS = ("0c7b1a52-6a1e-4f5c-9d55-1f0a6c1d2e01", "f3b0c442-98fc-4c14-9afb-f4c8996fb924")
 #: The keys of each type with the parent that belongs to them: a key's parent never changes.
@@ -159,6 +169,8 @@ _KEYS: dict[str, tuple[tuple[Event, Event], ...]] = {
     "lab.note": (({"number": 1}, {"site_id": "a"}), ({"number": -(2**63)}, {"site_id": "B"})),
     "lab.remark": (({"remark_id": _UUIDS[0]}, {"note": 1}), ({"remark_id": _UUIDS[1]}, {"note": 7})),
     "lab.pair": (({"tenant": "a", "number": 1}, {}), ({"tenant": "a", "number": 2}, {}), ({"tenant": "B", "number": 1}, {})),
+    "lab.mark": (({"mark_id": "first"}, {}), ({"mark_id": "second"}, {})),
+    "lab.tally": (({"tally_id": 1}, {}), ({"tally_id": 2}, {})),
     "lab.reading": (
         ({"id": _UUIDS[0], "at": _TIMES[0]}, {}),
         ({"id": _UUIDS[0], "at": _TIMES[1]}, {}),
@@ -175,8 +187,11 @@ _VALUES: dict[Callable[[Any], bool], tuple[Any, ...]] = {
     _array: (None, [], [1, "\\u0000", None]),
     _object: (None, {}, {"a": {"b": [1.5, None, "\\"]}}, {"c": "\u00e4\n"}),
 }
+#: Cannot be compressed, so that only the database sees that it is too long.
+_TOO_LONG = "".join(hashlib.sha256(b"%d" % number).hexdigest() for number in range(200))
 _WRONG: dict[Callable[[Any], bool], tuple[Any, ...]] = {
     _text: ({"a": 1}, "n\0l"),
+    _name: ({"a": 1}, "n\0l", _TOO_LONG),
     _whole: ("x", 2**63, [1]),
     _number: ("x", {}),
     _flag: ("x",),
@@ -274,6 +289,21 @@ def _spoil(pick: Picker, kind: dict[str, Any], event: Event) -> Event:
     if event["op"] == "upsert":
         faults.append({"data": data | {"colour": ["n\0l"]}})
     return event | pick.one(faults)
+
+
+def with_culprits(pick: Picker, events: Sequence[Event]) -> list[Event]:
+    """The same events, in one or two of which a text is too long for its index."""
+    found = [
+        (place, column)
+        for place, event in enumerate(events)
+        for column, (_, is_valid) in TYPES.get(event["type"], _NOTHING)["columns"].items()
+        if is_valid is _name and column in event["data"]
+    ]
+    culprits = dict(pick.shuffled(found)[: pick.integer(1, 2)])
+    return [
+        event | {"data": event["data"] | {culprits[place]: _TOO_LONG}} if place in culprits else event
+        for place, event in enumerate(events)
+    ]
 
 
 def pick_delivery(pick: Picker, events: Sequence[Event], connections: int, cut_one_in: int = 2) -> Delivery:

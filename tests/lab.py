@@ -95,18 +95,27 @@ class Lab:
 
     def rows(self) -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
         """The rows by type and key, without what is NULL."""
-        tables: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
-        for name, record in REGISTRY.items():
-            table = sql.Identifier(*record.declaration.table.split("."))
-            found = self._connection.execute(sql.SQL("SELECT to_jsonb(t) - '_stored_at' FROM {} AS t").format(table))
-            rows = [{column: value for column, value in row.items() if value is not None} for (row,) in found]
-            tables[name] = {tuple(row[column] for column in TYPES[name]["key"]): row for row in rows}
-            assert len(tables[name]) == len(rows)
-        return tables
+        parts = (
+            sql.SQL("SELECT {}, to_jsonb(t) - '_stored_at' FROM {} AS t").format(
+                sql.Literal(name), sql.Identifier(record.declaration.schema, record.declaration.table_name)
+            )
+            for name, record in REGISTRY.items()
+        )
+        tables: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {name: {} for name in REGISTRY}
+        for name, row in self._connection.execute(sql.SQL(" UNION ALL ").join(parts)):
+            key = tuple(row[column] for column in TYPES[name]["key"])
+            assert tables[name].setdefault(key, row) is row
+        return {
+            name: {key: {column: value for column, value in row.items() if value is not None} for key, row in table.items()}
+            for name, table in tables.items()
+        }
 
     def letters(self) -> list[tuple[str, str, str]]:
-        """Event id, state and reason of every dead letter."""
-        found = self._connection.execute("SELECT id::text, state, reason FROM penstock.dead_letters ORDER BY id")
+        """Event id, state and reason of every dead letter; to the model it is one reason whoever finds an event invalid."""
+        found = self._connection.execute(
+            "SELECT id::text, state, CASE reason WHEN 'refused_by_database' THEN 'invalid' ELSE reason END "
+            "FROM penstock.dead_letters ORDER BY id"
+        )
         return found.fetchall()
 
     def ledger(self) -> set[tuple[str, int, str]]:

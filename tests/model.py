@@ -55,7 +55,7 @@ def merge(kind, key, group):
     is_final = any(rule != "newest" for name, (rule, _) in kind["columns"].items() if name not in kind["key"])
     live = [event for event in upserts if not deletes or (not is_final and stamp(event) > stamp(deletes[-1]))]
     full = [event for event in live if kind["columns"].keys() <= event["data"].keys()]
-    row, stamps, extra = dict(zip(kind["key"], key, strict=True)), {}, {}
+    row, stamps, extra = dict(zip(kind["key"], key, strict=True)), {"@full": stamp(full[-1])} if full else {}, {}
     for name in {name for event in live for name in event["data"]}.difference(kind["key"]):
         (row if name in kind["columns"] else extra)[name], needed = settle(kind, name, live, full)
         stamps |= needed

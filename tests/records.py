@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 
 from penstock_schemas import Declaration, First, Lifecycle, Max, Min, Parent, Record, Registry
 
-__all__ = ["RECORDS", "REGISTRY", "Note", "Pair", "Reading", "Remark", "Run", "Site"]
+__all__ = ["RECORDS", "REGISTRY", "Mark", "Note", "Pair", "Reading", "Remark", "Run", "Site", "Tally"]
 
 State = Literal["open", "busy", "done", "failed"]
 
@@ -109,5 +109,22 @@ class Reading(Record):
     peak: Max[int] | None = None
 
 
-RECORDS = (Site, Run, Note, Remark, Pair, Reading)
+class Mark(Record):
+    """A key and nothing else."""
+
+    __record__ = Declaration(type="lab.mark", table="lab.marks", key="mark_id")
+
+    mark_id: str
+
+
+class Tally(Record):
+    """No column of the usual rule."""
+
+    __record__ = Declaration(type="lab.tally", table="lab.tallies", key="tally_id")
+
+    tally_id: int
+    most: Max[int] | None = None
+
+
+RECORDS = (Site, Run, Note, Remark, Pair, Reading, Mark, Tally)
 REGISTRY = Registry(RECORDS)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cases import Picker, pick_delivery, pick_events
+from tests.cases import Picker, pick_delivery, pick_events, with_culprits
 from tests.lab import Lab, differences
 from tests.servers.databases import PostgresServer
 
@@ -32,10 +32,12 @@ def lab(postgres_server: PostgresServer) -> Iterator[Lab]:
 
 
 @st.composite
-def cases(draw, connections):
+def cases(draw, connections, *, has_culprits=False):
     """A set of events and a way to deliver it."""
     pick = Picker(lambda low, high: draw(st.integers(low, high)))
     events = pick_events(pick)
+    if has_culprits:
+        events = with_culprits(pick, events)
     return events, pick_delivery(pick, events, connections, cut_one_in=pick.one((2, 1, 1000)))
 
 
@@ -48,4 +50,10 @@ def test_one_connection_in_any_order_and_batches(lab, case):
 @settings(max_examples=SEARCH or 120, derandomize=not SEARCH, deadline=None)
 @given(case=cases(connections=2))
 def test_two_connections_at_once(lab, case):
+    assert differences(lab, *case) == {}
+
+
+@settings(max_examples=SEARCH or 60, derandomize=not SEARCH, deadline=None)
+@given(case=cases(connections=1, has_culprits=True))
+def test_what_only_the_database_refuses_harms_no_neighbour(lab, case):
     assert differences(lab, *case) == {}

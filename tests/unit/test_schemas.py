@@ -31,7 +31,7 @@ from penstock_schemas import (
     load_registry,
     wire,
 )
-from tests.records import REGISTRY, Note, Pair, Run, Site
+from tests.records import RECORDS, REGISTRY, Note, Pair, Run, Site
 
 
 class Colour(enum.StrEnum):
@@ -221,13 +221,22 @@ class TestDeclaration:
 
 class TestRegistry:
     def test_parents_come_before_their_children(self):
-        assert list(REGISTRY) == ["lab.site", "lab.note", "lab.pair", "lab.reading", "lab.remark", "lab.run"]
+        assert list(REGISTRY) == [
+            "lab.mark",
+            "lab.site",
+            "lab.note",
+            "lab.pair",
+            "lab.reading",
+            "lab.remark",
+            "lab.run",
+            "lab.tally",
+        ]
         assert REGISTRY["lab.run"] is Run.__record_type__
         assert REGISTRY.classes["lab.run"] is Run
-        assert len(REGISTRY) == 6
+        assert len(REGISTRY) == len(RECORDS)
 
     def test_types_belong_to_the_package_that_declares_them(self):
-        assert len(REGISTRY.owned_by("tests")) == 6
+        assert len(REGISTRY.owned_by("tests")) == len(RECORDS)
         assert REGISTRY.owned_by("penstock_schemas") == []
 
     def test_own_types_are_always_there(self):
