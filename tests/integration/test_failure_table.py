@@ -130,6 +130,12 @@ def test_what_is_not_the_events_fault_is_held(desk: Desk, state: str, reason: st
     assert desk.letters() == {("held", reason, state): 1}
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_utc_cannot_tell_is_dead_and_alone(desk: Desk, at: str) -> None:
+    far = SchedulerJob(id="far", next_run=datetime.fromisoformat(at))
+    assert desk.write(*jobs(3), far) == {"stored": 3, "dead": 1}
+
+
 def test_a_constraint_that_was_in_the_way_once_holds_nothing(desk: Desk) -> None:
     desk.raise_for("bad", "23503", times=1)
     assert desk.write(*jobs(20, bad=7)) == {"stored": 20}
