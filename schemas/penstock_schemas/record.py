@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ class Record(BaseModel):
         DeclarationError: At class creation, when the fields and the declaration do not fit.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 
     __record__: ClassVar[Declaration]
     __record_type__: ClassVar[RecordType]
@@ -47,7 +48,7 @@ class Record(BaseModel):
         The fields that were set, as JSON.
 
         Raises:
-            RecordError: A value cannot be stored in PostgreSQL: a NUL character, a lone surrogate.
+            RecordError: A value cannot be stored in PostgreSQL: a NUL character, a lone surrogate, NaN or infinity in JSON.
         """
         try:
             payload = self.__pydantic_serializer__.to_json(self, exclude_unset=True)
@@ -55,7 +56,14 @@ class Record(BaseModel):
             raise RecordError(f"{self.__record__.type}: {exc}") from exc
         if b"\\u0000" in payload and _NUL.search(payload):
             raise RecordError(f"{self.__record__.type}: a text holds a NUL character, which PostgreSQL cannot store")
+        if b"NaN" in payload or b"Infinity" in payload:
+            json.loads(payload, parse_constant=self._refuse_constant)
         return payload
+
+    @classmethod
+    def _refuse_constant(cls, constant: str) -> None:
+        """Called for NaN and Infinity as numbers, not for texts that hold the word."""
+        raise RecordError(f"{cls.__record__.type}: a number is {constant}, which JSON does not have")
 
 
 @dataclass(frozen=True)

@@ -325,7 +325,7 @@ def test_a_batch_written_again_says_the_same_and_leaves_one_letter(desk: Desk) -
 
 @pytest.fixture
 def child(desk: Desk) -> Iterator[Child]:
-    child = Child(desk.settings)
+    child = Child(desk.settings, REGISTRY)
     yield child
     child.writer.database.close()
 
@@ -361,7 +361,7 @@ def test_tries_that_an_outage_ended_are_no_kills(desk: Desk, child: Child) -> No
 
 
 def test_an_outage_is_a_value_and_no_exception(desk: Desk, child: Child) -> None:
-    away = Child(desk.settings.model_copy(update={"database_url": "postgresql://penstock@127.0.0.1:1/none"}))
+    away = Child(desk.settings.model_copy(update={"database_url": "postgresql://penstock@127.0.0.1:1/none"}), REGISTRY)
     for mode in ("together", "alone"):
         assert set(away.write([desk.message(*jobs(1))], mode)) == {"away"}  # type: ignore[arg-type]
     assert set(away.probe()) == {"away"}
@@ -369,8 +369,22 @@ def test_an_outage_is_a_value_and_no_exception(desk: Desk, child: Child) -> None
 
 
 def test_a_database_that_is_not_migrated_is_away(desk: Desk, empty_database_url: str) -> None:
-    unmigrated = Child(desk.settings.model_copy(update={"database_url": empty_database_url}))
+    unmigrated = Child(desk.settings.model_copy(update={"database_url": empty_database_url}), REGISTRY)
     messages: Sequence[RawMessage] = [desk.message(*jobs(1))]
     assert set(unmigrated.write(messages, "together")) == {"away"}
     assert set(unmigrated.probe()) == {"away"}
     unmigrated.writer.database.close()
+
+
+def test_a_bug_that_one_message_meets_holds_that_message(desk: Desk, child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_messages: object) -> None:
+        raise LookupError("nobody thought of this")
+
+    monkeypatch.setattr(child.writer, "write", fail)
+    message = desk.message(SchedulerJob(id="1"))
+    with pytest.raises(LookupError):
+        child.write([message], "together")
+
+    assert child.write([message], "alone") == {"held": 1, "ms": {}}
+    assert desk.letters() == {("held", "unknown_error", None): 1}
+    assert desk.query("SELECT * FROM penstock.suspects") == []

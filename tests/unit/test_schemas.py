@@ -31,6 +31,7 @@ from penstock_schemas import (
     load_registry,
     wire,
 )
+from penstock_schemas.records.translation import TranslationSession
 from tests.records import RECORDS, REGISTRY, Note, Pair, Run, Site
 
 
@@ -399,3 +400,14 @@ class TestWire:
         assert json.loads(wire.Envelope("billing", self.EPOCH, 12).body())["events"] == []
         assert "closed" not in json.loads(wire.Envelope("billing", self.EPOCH, 12).body())
         assert json.loads(wire.Envelope("billing", self.EPOCH, 12, is_closed=True).body())["closed"] is True
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_have_is_refused(number: float) -> None:
+    session = TranslationSession(session_id="1", metadata={"deep": [number]})
+    with pytest.raises(RecordError, match=r"translation\.session: a number is -?(NaN|Infinity), which JSON does not have"):
+        session.to_json()
+
+
+def test_a_text_may_hold_the_word() -> None:
+    assert TranslationSession(session_id="NaN", user_id="-Infinity").to_json() == b'{"session_id":"NaN","user_id":"-Infinity"}'

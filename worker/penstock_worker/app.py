@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import warnings
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import worker_process_init
 
+from penstock_schemas.registry import load_registry
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
@@ -32,7 +35,11 @@ def create_app(settings: Settings) -> Celery:
 
     Raises:
         ConfigurationError: There is no broker to work with, or a failpoint is misspelt.
+        DeclarationError: The record types cannot be loaded.
     """
+    registry = load_registry(settings.records)
+    # Said at every lost connection: that the setting below has the value we want.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module=r"celery\.worker")
     app = Celery("penstock", broker=settings.broker, set_as_current=False)
     app.penstock_settings = settings
     app.conf.update(
@@ -60,8 +67,8 @@ def create_app(settings: Settings) -> Celery:
         beat_schedule_filename=str(settings.schedule_file),
     )
     app.steps["consumer"].add(IngestStep)
-    register_tasks(app, settings)
-    register_maintenance(app, settings)
+    register_tasks(app, settings, registry)
+    register_maintenance(app, settings, registry)
     register_control()
     failpoints.configure(settings.failpoints)
     return app

@@ -211,7 +211,10 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.ready.extendleft(reversed(halves(batch)))
 
     def on_failed(self, batch: Batch) -> None:
-        """The task raised, which it never should: as if the database were away, so that nothing spins."""
+        """The task raised, which it never should: what it met is found like a killer, and alone it is held."""
+        if not batch.is_alone and not self.is_stopping:
+            self.ready.extendleft(reversed(halves(batch)))
+            return
         self.on_away(batch, "penstock.write_batch raised, see the log above")
 
     def on_ended(self) -> None:

@@ -17,9 +17,10 @@ import psycopg
 from celery import Celery
 from celery.exceptions import Reject
 
-from penstock_schemas.registry import Registry, load_registry
+from penstock_schemas.registry import Registry
 from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest import failpoints
+from penstock_worker.ingest.account import count_outcomes
 from penstock_worker.ingest.decode import Decoded, refuse_whole
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
@@ -37,15 +38,10 @@ Mode = Literal["together", "alone", "alone_innocent"]
 
 
 class Child:
-    """What a pool child keeps between batches: the record types and one database connection, each made at first use."""
+    """What a pool child keeps between batches: the writer and its one database connection, made at first use."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    @cached_property
-    def registry(self) -> Registry:
-        """The record types."""
-        return load_registry(self.settings.records)
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.settings, self.registry = settings, registry
 
     @cached_property
     def writer(self) -> Writer:
@@ -73,19 +69,29 @@ class Child:
         writer, unwrapped = self.writer, unwrap(message) or Message(message.body)
         kills = suspects.begin(writer.database.connection(), unwrapped.id, is_innocent=is_innocent)
         if kills >= self.settings.redelivery_limit:
-            result = self._bury(unwrapped, kills)
+            detail = f"killed the process that read it {kills} times, alone in its batch"
+            result = self._refuse(unwrapped, Verdict(Outcome.DEAD, "killed_its_reader", detail))
         else:
             failpoints.hit("message", [message])
-            result = writer.write([message])
+            result = self._try(message, unwrapped)
         suspects.clear(writer.database.connection(), unwrapped.id)
         return result
 
-    def _bury(self, message: Message, kills: int) -> Result:
-        detail = f"killed the process that read it {kills} times, alone in its batch"
+    def _try(self, message: RawMessage, unwrapped: Message) -> Result:
+        """Write one message; a bug that it meets is its own, and stops nobody else."""
+        try:
+            return self.writer.write([message])
+        except (DatabaseAway, psycopg.Error):
+            raise
+        except Exception as exc:
+            logger.exception("a message could not be written, it is held: %s", unwrapped.id)
+            return self._refuse(unwrapped, Verdict(Outcome.HELD, "unknown_error", f"{type(exc).__name__}: {exc}"))
+
+    def _refuse(self, message: Message, verdict: Verdict) -> Result:
         decoded = Decoded()
-        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "killed_its_reader", detail))
+        refuse_whole(decoded, message, verdict)
         self.writer.store(decoded, Stopwatch())
-        return Result({Outcome.DEAD.value: decoded.refused[0].count}, {})
+        return Result(count_outcomes(decoded), {})
 
     def probe(self) -> dict[str, Any]:
         """Whether the database answers."""
@@ -97,9 +103,9 @@ class Child:
         return {"ok": True}
 
 
-def register_tasks(app: Celery, settings: Settings) -> None:
+def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
     """Make the tasks of the app."""
-    child = Child(settings)
+    child = Child(settings, registry)
 
     @app.task(  # type: ignore[untyped-decorator]  # celery has no types
         name="penstock.write_batch",
@@ -114,7 +120,7 @@ def register_tasks(app: Celery, settings: Settings) -> None:
         try:
             return child.write([RawMessage(*message) for message in messages], mode)
         except Exception as exc:
-            logger.exception("a batch could not be written; it goes back to the broker")
+            logger.exception("a batch could not be written; it is tried again in halves")
             raise Reject(exc, requeue=True) from exc
 
     @app.task(  # type: ignore[untyped-decorator]  # celery has no types

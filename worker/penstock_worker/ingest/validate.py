@@ -24,8 +24,8 @@ class Validators:
     """
     The validators of a registry's record types, built once per process.
 
-    `records` are the types by name. `envelope` reads a good envelope in one call. `head` reads one without its events and `event`
-    a single event, for envelopes in which something is wrong. All three are `pydantic.TypeAdapter`s of plain dicts.
+    `records` are the types by name. `envelope` reads a good envelope in one call; `head` reads one without its events and
+    `event` a single event, for envelopes in which something is wrong. All three are `pydantic.TypeAdapter`s of plain dicts.
     """
 
     def __init__(self, registry: Registry) -> None:

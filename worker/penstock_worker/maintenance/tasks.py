@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from celery import Celery
 
-from penstock_schemas.registry import load_registry
+from penstock_schemas.registry import Registry
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.partitions import ensure_partitions
@@ -32,7 +32,7 @@ def beat_schedule() -> dict[str, dict[str, Any]]:
     }
 
 
-def register_maintenance(app: Celery, settings: Settings) -> None:
+def register_maintenance(app: Celery, settings: Settings, registry: Registry) -> None:
     """Make the maintenance tasks of the app."""
 
     @app.task(name="penstock.make_partitions", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
@@ -41,11 +41,7 @@ def register_maintenance(app: Celery, settings: Settings) -> None:
         connect = connect_with(settings)
         try:
             with connect() as connection:
-                made = [
-                    name
-                    for record in load_registry(settings.records).values()
-                    for name in ensure_partitions(connection, record)
-                ]
+                made = [name for record in registry.values() for name in ensure_partitions(connection, record)]
         except psycopg.OperationalError as exc:
             logger.warning("partitions are made at the next run, the database is away: %s", exc)
             return {"away": str(exc)}
