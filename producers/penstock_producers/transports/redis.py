@@ -14,15 +14,12 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 from uuid import uuid4
 
 import redis
-from kombu.utils.url import parse_url
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from penstock_producers.errors import TransportError
+from penstock_producers.transports.redis_url import redis_arguments
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
 __all__ = ["RedisTransport", "kombu_message"]
@@ -37,7 +34,7 @@ class RedisTransport:
 
     def __init__(self, broker_url: str, queue: str, timeout_s: float) -> None:
         self._queue = queue
-        self._arguments = _connection_arguments(broker_url, timeout_s)
+        self._arguments = redis_arguments(broker_url, socket_timeout_s=timeout_s, connect_timeout_s=timeout_s)
         self._client: redis.Redis | None = None
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
@@ -60,7 +57,7 @@ class RedisTransport:
             client.connection.disconnect()  # type: ignore[no-untyped-call]
 
     def _connect(self) -> redis.Redis:
-        client = redis.Redis(**self._arguments, single_connection_client=True)
+        client = redis.Redis(**self._arguments, health_check_interval=_HEALTH_CHECK_INTERVAL_S, single_connection_client=True)
         try:
             is_cluster = client.info("cluster").get("cluster_enabled")
         except redis.ResponseError:
@@ -91,31 +88,6 @@ def kombu_message(envelope: Envelope, queue: str) -> bytes:
     }
     # Base64 needs no escaping: joined as it is, it is not read once more for that.
     return b'%b,"body":"%b"}' % (json.dumps(head).encode()[:-1], base64.b64encode(envelope.body()))
-
-
-def _connection_arguments(broker_url: str, timeout_s: float) -> dict[str, Any]:
-    """
-    Parsed by kombu, so that both sides read one URL alike.
-
-    Of its query only what configures TLS is used: the rest are options of kombu's consumers. No retries inside redis-py: the
-    sender tries again by itself, and knows how long it may take.
-    """
-    parts = parse_url(broker_url)
-    arguments: dict[str, Any] = {
-        "host": parts["hostname"] or "127.0.0.1",
-        "port": parts["port"] or 6379,
-        "db": int((parts["virtual_host"] or "0").strip("/") or 0),
-        "username": parts["userid"],
-        "password": parts["password"],
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "socket_keepalive": True,
-        "health_check_interval": _HEALTH_CHECK_INTERVAL_S,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if parts["transport"] == "rediss":
-        arguments |= {"ssl": True, **parts.get("ssl", {})}
-    return arguments
 
 
 @contextmanager
