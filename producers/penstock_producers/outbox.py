@@ -37,6 +37,8 @@ class Outbox:
 
     def accept(self, event: bytes) -> int:
         """See `Buffer.accept`."""
+        if not self.sender.is_running and self.options.policy == "block":
+            self._supervise()  # first: who waits for room waits for the sender
         seq = self.buffer.accept(event)
         if not self.sender.is_running or time.monotonic() > self.buffer.late_at:
             self._supervise()

@@ -115,6 +115,19 @@ def test_a_dead_thread_is_replaced_by_the_next_event(caplog: pytest.LogCaptureFi
     assert [number for envelope in transports[1].confirmed for number in numbers(envelope)] == [0, 1]
 
 
+def test_a_dead_thread_is_replaced_by_who_waits_for_room() -> None:
+    transports = [ScriptedTransport(SystemExit()), ScriptedTransport()]
+    made = iter(transports)
+    with Producer(
+        "redis://unused", policy="block", max_events=1, block_timeout_s=10, linger_s=0, connect=lambda: next(made)
+    ) as producer:
+        producer.publish(PAIR)
+        eventually(lambda: transports[0].attempts and not producer.status().is_sending)
+        assert producer.publish(PAIR).seq == 1
+        assert producer.flush(10)
+    assert [number for envelope in transports[1].confirmed for number in numbers(envelope)] == [0, 1]
+
+
 def test_a_dead_thread_is_replaced_by_flush() -> None:
     transports = [ScriptedTransport(SystemExit()), ScriptedTransport()]
     made = iter(transports)
