@@ -159,7 +159,9 @@ class Producer:
         Send the rest, say that it was the last, and end. Closing twice is fine.
 
         Args:
-            timeout_s: None takes `exit_deadline_s`. What is not confirmed by then is dropped, and counted.
+            timeout_s: None takes `exit_deadline_s`. What is not confirmed by then is dropped: counted in `status().dropped` and
+                told to `on_drop`. The worker's ledger cannot learn it, for nothing more is sent: there these events are
+                missing, not dropped.
 
         Returns:
             Whether everything was confirmed.
