@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from penstock_schemas.records.scheduler import SchedulerJob
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
 from penstock_schemas.registry import load_registry
 from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event, new_epoch
-from penstock_worker.errors import DatabaseAway
+from penstock_worker.errors import CulpritUnknown, DatabaseAway
 from penstock_worker.ingest.message import RawMessage, unwrap
 from penstock_worker.ingest.tasks import Child
 from penstock_worker.ingest.write import Writer
@@ -93,6 +94,13 @@ def desk(database_url: str) -> Iterator[Desk]:
     desk.close()
 
 
+@pytest.fixture
+def child(desk: Desk) -> Iterator[Child]:
+    child = Child(desk.settings, REGISTRY)
+    yield child
+    child.writer.database.close()
+
+
 def jobs(count: int, bad: int | None = None) -> list[SchedulerJob]:
     return [SchedulerJob(id=f"j{n:04d}", name="bad" if n == bad else "good") for n in range(count)]
 
@@ -156,6 +164,38 @@ def test_children_of_a_parent_that_can_never_be_go_with_it(desk: Desk) -> None:
     tasks = [TranslationTask(task_id="a", session_id="s"), TranslationTask(task_id="b", session_id=key)]
     assert desk.write(*tasks) == {"stored": 1, "dead": 1}
     assert desk.keys("translation.tasks", "task_id") == ["a"]
+
+
+def test_texts_of_any_length_and_kind_are_accounted_for(desk: Desk) -> None:
+    """A type stands in the indexes of dead letters, and a header's producer in the ledger's tables."""
+    names = ["".join(chr(random.randrange(0x4E00, 0x9FFF)) for _ in range(2_000)) + end for end in "ab"]
+    events = [encode_event(name, "upsert", VERSION, b"{}") for name in names]
+    foreign = RawMessage(Envelope("desk", desk.epoch, 0, events).body(), CONTENT_TYPE, {})
+    headers = {"epoch": str(new_epoch()), "seq": 0, "count": 2, "producer": "a\x00\ud800"}
+    broken = RawMessage(b"{", CONTENT_TYPE, headers)
+    assert desk.writer.write([foreign, broken, desk.message(*jobs(3))]).outcomes == {"held": 2, "dead": 2, "stored": 3}
+    assert desk.letters() == {("held", "unknown_type", None): 2, ("dead", "not_json", None): 1}
+    assert len(desk.query("SELECT DISTINCT fingerprint FROM penstock.dead_letters WHERE type IS NOT NULL")) == 2
+    shown = "a\\u0000\\ud800"
+    for table in ("penstock.producers", "penstock.dead_letters"):
+        assert desk.query(f"SELECT DISTINCT producer FROM {table} ORDER BY 1") == [(shown,), ("desk",)]
+
+
+@pytest.mark.parametrize("state", ["22023", "23505", "XX000"])
+def test_what_cannot_be_accounted_for_is_a_messages_fault_in_the_end(desk: Desk, child: Child, state: str) -> None:
+    """Nobody knows how it could be; if it is, one message must not keep all others from being stored."""
+    message, other = desk.message(*jobs(4)), desk.message(SchedulerJob(id="other"))
+    desk.query(
+        f"CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = "
+        f"'{state}'; END $$; CREATE TRIGGER refusing BEFORE INSERT ON penstock.ledger FOR EACH ROW "
+        f"WHEN (NEW.outcome = 'stored' AND lower(NEW.seqs) = 0) EXECUTE FUNCTION refuse_it()"
+    )
+    with pytest.raises(CulpritUnknown, match="as told"):
+        child.write([message, other], "together")
+    assert child.write([message], "alone") == {"held": 4, "ms": {}}
+    assert child.write([other], "alone")["stored"] == 1
+    assert desk.letters() == {("held", "unknown_error", None): 1}
+    assert desk.ledger() == {"held": 4, "stored": 1}
 
 
 # -- try again -----------------------------------------------------------------------------------------------------------------
@@ -321,13 +361,6 @@ def test_a_batch_written_again_says_the_same_and_leaves_one_letter(desk: Desk) -
 
 
 # -- suspects ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def child(desk: Desk) -> Iterator[Child]:
-    child = Child(desk.settings, REGISTRY)
-    yield child
-    child.writer.database.close()
 
 
 def _die_reading(desk: Desk, message: RawMessage, *, is_innocent: bool = False) -> None:

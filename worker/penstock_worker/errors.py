@@ -3,12 +3,13 @@ What can go wrong on the worker's side.
 
     PenstockError
     ├── ConfigurationError   a person must change something; one line, exit code 2
-    └── DatabaseAway         try again later; never an event's fault
+    ├── DatabaseAway         try again later; never an event's fault
+    └── CulpritUnknown       something in a batch cannot be written, and bisecting it has not found what
 """
 
 from __future__ import annotations
 
-__all__ = ["ConfigurationError", "DatabaseAway", "PenstockError"]
+__all__ = ["ConfigurationError", "CulpritUnknown", "DatabaseAway", "PenstockError"]
 
 
 class PenstockError(Exception):
@@ -21,3 +22,7 @@ class ConfigurationError(PenstockError):
 
 class DatabaseAway(PenstockError):  # noqa: N818  # it is a state, not a mistake
     """Raised when the database cannot be reached or will not work now; nothing was stored."""
+
+
+class CulpritUnknown(PenstockError):  # noqa: N818  # what is not known, not what went wrong
+    """Raised when PostgreSQL objects to a batch for ever, and not to an event's row; nothing was stored."""

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 
 from penstock_schemas.registry import Registry
-from penstock_worker.errors import DatabaseAway
+from penstock_worker.errors import CulpritUnknown, DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
 from penstock_worker.ingest.blame import one_line
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 #: Tries of a transaction that lost a deadlock or a lock wait; after them the batch goes back to the broker.
 MAX_TRIES = 10
+#: Careful tries that may fail for what is not a lock: they have ended every culprit, so that it is no row that is objected to.
+MAX_CAREFUL_TRIES = 3
 #: Producers remembered as known to the database, so that they are not said again with every batch.
 MAX_KNOWN_EPOCHS = 10_000
 #: Seconds of the first pause between tries; it doubles, up to a second, and half of it is random.
@@ -93,6 +95,7 @@ class Writer:
 
         Raises:
             DatabaseAway: Nothing was stored, and no event is to blame.
+            CulpritUnknown: Nothing was stored, and which event is to blame does not show. Fewer messages at a time tell.
         """
         watch = Stopwatch()
         watch.start("decode")
@@ -104,12 +107,14 @@ class Writer:
     def store(self, decoded: Decoded, watch: Stopwatch) -> None:
         """Store what was decoded, in as many tries as it takes."""
         original = [(refused, refused.verdict) for refused in decoded.refused]
-        is_careful = False
+        objections = 0
         for attempt in range(MAX_TRIES):
             try:
-                self._transaction(decoded, watch, is_careful=is_careful)
+                self._transaction(decoded, watch, is_careful=objections > 0)
             except (psycopg.Error, ValueError) as exc:
-                is_careful = self._next_try(exc, attempt) or is_careful
+                objections += self._next_try(exc, attempt)
+                if objections > MAX_CAREFUL_TRIES:
+                    raise _given_up(exc) from exc
             else:
                 return
             for event in decoded.events:
@@ -120,7 +125,7 @@ class Writer:
 
     def _next_try(self, exc: psycopg.Error | ValueError, attempt: int) -> bool:
         """Prepare another try, and say whether it must be a careful one."""
-        answer = answer_to(exc) if isinstance(exc, psycopg.Error) else Answer.EVENT
+        answer = _answer_to(exc)
         if answer in (Answer.AWAY, Answer.REFUSED):
             self.database.close()
             raise DatabaseAway(one_line(exc)) from exc
@@ -162,3 +167,15 @@ class Writer:
         record_letters(connection, letters)
         record_entries(connection, entries_of(decoded))
         record_sightings(connection, sightings_of(decoded, self._known_epochs))
+
+
+def _answer_to(exc: psycopg.Error | ValueError) -> Answer:
+    return answer_to(exc) if isinstance(exc, psycopg.Error) else Answer.EVENT
+
+
+def _given_up(exc: psycopg.Error | ValueError) -> DatabaseAway | CulpritUnknown:
+    """What careful tries end with. They hold the events of record types' tables that do not fit, so it is one of Penstock's own."""
+    if _answer_to(exc) is not Answer.TABLE:
+        return CulpritUnknown(one_line(exc))
+    logger.error("the database does not take what Penstock notes: %s; run `penstock migrate up`", one_line(exc))
+    return DatabaseAway(one_line(exc))

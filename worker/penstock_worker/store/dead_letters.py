@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.foreign_text import indexable, storable
 
 __all__ = ["Letter", "fingerprints_over_rate", "record_letters"]
 
@@ -35,21 +36,21 @@ class Letter:
 
     @property
     def fingerprint(self) -> str:
-        """Groups letters with one cause: reason, SQLSTATE, constraint, column, type and producer."""
+        """Groups letters with one cause: reason, SQLSTATE, constraint, column, type and producer; short enough for an index."""
         parts = (self.reason, self.sqlstate, self.constraint, self.column, self.type, self.producer)
-        return ":".join(_storable(part or "") for part in parts)
+        return ":".join(indexable(part or "") for part in parts)
 
     def row(self) -> dict[str, Any]:
         """The letter's columns. Texts come from outside: what PostgreSQL cannot store in them is made visible."""
         texts = ("detail", "producer", "type", "op", "column", "constraint")
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        values |= {name: _storable(values[name]) for name in texts if values[name] is not None}
+        values |= {name: storable(values[name]) for name in texts if values[name] is not None}
         return values | {"fingerprint": self.fingerprint}
 
 
 def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
-    """Insert letters; one that is there already stays as it is."""
-    rows = [letter.row() for letter in letters]
+    """Insert letters, in the order of ids, lest two batches wait for each other; one that is there already stays as it is."""
+    rows = [letter.row() for letter in sorted(letters, key=lambda letter: letter.id)]
     if rows:
         connection.cursor().executemany(
             "INSERT INTO penstock.dead_letters (id, state, reason, detail, sqlstate, constraint_name, column_name, "
@@ -77,7 +78,3 @@ def fingerprints_over_rate(connection: Connection, letters: Sequence[Letter], pe
     )
     counts = fresh + Counter({str(fingerprint): int(str(count)) for fingerprint, count in recent})
     return {fingerprint for fingerprint, count in counts.items() if count > per_minute}
-
-
-def _storable(text: str) -> str:
-    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()[:2000]

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.copy_text import NULL, escape, join_columns
+from penstock_worker.store.foreign_text import storable
 
 __all__ = ["Entry", "Sighting", "merge_entries", "record_entries", "record_sightings"]
 
@@ -56,7 +57,7 @@ def record_entries(connection: Connection, entries: Sequence[Entry]) -> None:
         [str(entry.epoch) for entry in entries],
         [f"[{entry.first},{entry.last}]" for entry in entries],
         [entry.outcome for entry in entries],
-        [NULL if entry.reason is None else entry.reason for entry in entries],
+        [NULL if entry.reason is None else storable(entry.reason) for entry in entries],
     ]
     with connection.cursor().copy("COPY penstock.ledger (epoch, seqs, outcome, reason) FROM STDIN") as copy:
         copy.write(escape(join_columns(columns)))
@@ -69,7 +70,7 @@ def record_sightings(connection: Connection, sightings: Iterable[Sighting]) -> N
         before = latest.get(sighting.epoch, sighting)
         is_closed = before.is_closed or sighting.is_closed
         high_water = max(before.high_water, sighting.high_water)
-        latest[sighting.epoch] = sighting._replace(is_closed=is_closed, high_water=high_water)
+        latest[sighting.epoch] = Sighting(sighting.epoch, storable(sighting.producer), high_water, is_closed)
     rows = [latest[epoch] for epoch in sorted(latest)]
     if rows:
         connection.cursor().executemany(
