@@ -165,6 +165,25 @@ def test_a_broker_that_drops_its_clients_loses_nothing(
     _assert_settled(backlog, struck)
 
 
+@strikes("before_commit=wait")
+def test_a_broker_that_froze_is_consumed_again(
+    backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, broker_server: ValkeyServer | RabbitServer
+) -> None:
+    """The ack of a committed batch meets a broker that does not answer, while more batches wait for the pool."""
+    broker_server.pause()
+    try:
+        failpoints.release("before_commit")
+        until(lambda: backlog.count_rows() == BATCH)
+        if isinstance(broker_server, ValkeyServer):
+            until(lambda: "acknowledged later" in struck.logs())
+    finally:
+        broker_server.resume()
+    backlog.wait_until_told()
+    backlog.publish(EVENTS)
+    backlog.wait_until_told()
+    _assert_settled(backlog, struck)
+
+
 @strikes("message=poison")
 def test_one_killer_among_five_hundred_is_the_only_one_that_dies(
     witness: Witness, failpoints: Failpoints, request: pytest.FixtureRequest

@@ -256,8 +256,7 @@ def test_an_ack_that_does_not_get_through_is_sent_later(valkey_server: ValkeySer
         deliveries = loop.receive(3)
         loop.source.pause()
         valkey_server.stop()
-        with pytest.raises(redis.ConnectionError):
-            loop.source.ack(deliveries)
+        loop.source.ack(deliveries)
         valkey_server.start()
         with redis.Redis.from_url(valkey_url) as client:
             assert client.hlen(f"{QUEUE}:leased") == 3

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from celery.worker.state import active_requests
 
 if TYPE_CHECKING:
     from penstock_worker.ingest.batch import Batch
@@ -15,34 +18,65 @@ _UNREADABLE = "its answer was unreadable"
 
 
 class Flight:
-    """A batch in the pool; an `Ending` of its request."""
+    """
+    A batch in the pool; an `Ending` of its request.
 
-    def __init__(self, step: IngestStep, batch: Batch) -> None:
-        self._step, self._batch, self.size = step, batch, batch.size
+    Args:
+        step: Hears how it ends.
+        batch: What is written.
+        submit: Hands it to the pool, with this as its ending, and returns the request.
+    """
+
+    def __init__(self, step: IngestStep, batch: Batch, submit: Callable[[Flight], Any]) -> None:
+        self._step, self.batch = step, batch
+        self._is_over = False
+        self._request = submit(self)
+
+    def is_gone(self, *, is_reconnected: bool) -> bool:
+        """
+        Whether Celery has thrown it away, so that its end will never be heard.
+
+        At a lost connection Celery forgets what no child has begun. What has ended is heard of later, unless the event loop was
+        reset meanwhile (`is_reconnected`).
+        """
+        if self._request in active_requests:
+            return False
+        return is_reconnected or not self._request.acknowledged
+
+    def abandon(self) -> Batch:
+        """Stop listening, and return the batch."""
+        self._is_over = True
+        return self.batch
 
     def on_done(self, result: Any) -> None:
         """See `Ending`. The task answers with counts, or with why the database is away."""
         if isinstance(result, dict) and "away" not in result:
-            self._end(partial(self._step.on_written, self._batch, result))
+            self._end(partial(self._step.on_written, self.batch, result))
         else:
             reason = result["away"] if isinstance(result, dict) else _UNREADABLE
-            self._end(partial(self._step.on_away, self._batch, reason))
+            self._end(partial(self._step.on_away, self.batch, reason))
 
     def on_lost(self) -> None:
         """See `Ending`."""
-        self._end(partial(self._step.on_lost, self._batch))
+        self._end(partial(self._step.on_lost, self.batch))
 
     def on_failed(self) -> None:
         """See `Ending`."""
-        self._end(partial(self._step.on_failed, self._batch))
+        self._end(partial(self._step.on_failed, self.batch))
 
     def _end(self, end: partial[None]) -> None:
-        # The place in the pool is free whatever happens next, or a broker's error here would cost it for ever.
+        if self._is_over:
+            return
+        self._is_over = True
+        # The place in the pool is free whatever happens next. After an error of the broker nothing new is begun at once: the
+        # worker is about to reconnect, and Celery throws away what no child has begun by then.
         self._step.in_flight.discard(self)
         try:
             end()
-        finally:
-            self._step.on_ended()
+        except Exception:
+            self._step.go_on_later()
+            raise
+        self._step.on_ended()
 
 
 class Probe:

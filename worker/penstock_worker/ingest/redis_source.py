@@ -37,6 +37,8 @@ POP_MESSAGES = 1_000
 POP_BYTES = 4 * 1024 * 1024
 #: Seconds between two looks at an empty queue: it doubles from the first to the last.
 IDLE_S = (0.001, 0.05)
+#: Seconds until the next look at a queue that Redis refused to look at.
+REFUSED_S = 1.0
 #: Tags in one call of ack, renew or give back; Redis is blocked meanwhile.
 TAGS_PER_CALL = 1_000
 _SOCKET_TIMEOUT_S = 10
@@ -51,8 +53,6 @@ class RedisSource:
         timer: The worker's timer.
         owner: Begins this worker's tags; unique among workers.
     """
-
-    name = "redis"
 
     def __init__(self, settings: Settings, timer: Timer, owner: str) -> None:
         self._client = redis.Redis.from_url(
@@ -79,12 +79,16 @@ class RedisSource:
         self._deliver, self._has_room = deliver, has_room
         if self._client.info("cluster").get("cluster_enabled"):
             raise ConfigurationError("Redis Cluster cannot move a batch in one step: use a single Redis or Valkey, or RabbitMQ")
+        # First what is still ours after a long absence: its leases may have run out, and it would be taken for a dead worker's.
+        self._send_acks()
+        self._renew()
+        self._restore()
+        self._cancel_timers()
         self._timers = [
             self._timer.call_repeatedly(self._lease_s / 3, self._renew),
             self._timer.call_repeatedly(self._lease_s / 3, self._restore),
         ]
         self._is_open = True
-        self._restore()
         self._poll_in(0)
 
     def wake(self) -> None:
@@ -95,7 +99,10 @@ class RedisSource:
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `Source`. An ack that does not get through is kept and sent later: it is true whenever it arrives."""
         self._late_acks += [delivery.tag for delivery in deliveries]
-        self._send_acks()
+        try:
+            self._send_acks()
+        except redis.RedisError as exc:
+            logger.warning("acknowledged later, Redis says: %s", exc, extra={"action": "ack_postponed"})
 
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         """See `Source`."""
@@ -128,10 +135,13 @@ class RedisSource:
 
     def close(self) -> None:
         """See `Source`."""
+        self._cancel_timers()
+        self._client.close()
+
+    def _cancel_timers(self) -> None:
         for timer in self._timers:
             timer.cancel()
         self._timers = []
-        self._client.close()
 
     def _poll_in(self, seconds: float) -> None:
         self._next_poll = self._timer.call_after(seconds, self._poll)
@@ -146,8 +156,14 @@ class RedisSource:
         self._next_poll = None
         if not self._is_open or not self._has_room():
             return
-        self._send_acks()
-        deliveries = self._pop()
+        try:
+            self._send_acks()
+            deliveries = self._pop()
+        except redis.ResponseError as exc:
+            # Read-only, busy, no permission ...: the connection is good, so nobody but us would begin again.
+            logger.warning("nothing is consumed, Redis says: %s", exc, extra={"action": "pop_refused"})
+            self._poll_in(REFUSED_S)
+            return
         self._idle_s = IDLE_S[0] if deliveries else min(self._idle_s * 2, IDLE_S[1])
         if deliveries:
             self._deliver(deliveries)
@@ -180,6 +196,8 @@ class RedisSource:
 
     def _restore(self) -> None:
         count = self._call("restore", TAGS_PER_CALL)
+        if count == TAGS_PER_CALL:
+            self._timer.call_after(0, self._restore)
         if count:
             logger.warning("%d messages of workers that died went back into the queue", count, extra={"action": "restored"})
 

@@ -77,7 +77,7 @@ class Submitter:
         base = create_request_cls(Request, task, consumer.pool, consumer.hostname, consumer.event_dispatcher, app=consumer.app)
         self._request_class = _observed(base)
 
-    def submit(self, args: tuple[Any, ...], argsrepr: str, ending: Ending) -> None:
+    def submit(self, args: tuple[Any, ...], argsrepr: str, ending: Ending) -> Request:
         """Hand a task to the pool. `argsrepr` is what `inspect` and Flower show instead of the arguments."""
         consumer, ticket, task_id = self._consumer, _Ticket(ending), uuid()
         headers = {
@@ -109,6 +109,7 @@ class Submitter:
         self._announce(request, argsrepr)
         task_reserved(request)
         consumer.on_task_request(request)
+        return request
 
     def _announce(self, request: Any, argsrepr: str) -> None:
         dispatcher = self._consumer.event_dispatcher

@@ -46,8 +46,6 @@ class Source(Protocol):
     outlive that: their ack after it is either still good (Redis) or ignored, the broker having given them to others (RabbitMQ).
     """
 
-    name: str
-
     def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
         """Connect and begin to deliver as long as there is room."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
@@ -33,6 +34,8 @@ __all__ = ["IngestStep"]
 
 logger = logging.getLogger(__name__)
 
+#: Seconds after an error until the next batch is begun all the same.
+GO_ON_S = 1.0
 #: Seconds between two looks whether a pool process died. Celery looks when the process's pipe closes, which is at times a
 #: moment before the process can be collected, and then not again for five seconds.
 POOL_LOOK_S = 0.25
@@ -71,6 +74,8 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._probes = Submitter(c, c.app.tasks["penstock.probe"])
         if self._source is None:
             self._source = _source(self.settings, c)
+        for batch in self._reclaim(is_reconnected=True):
+            self._source.abandon(batch.deliveries)
         self._pool_timer = c.timer.call_repeatedly(POOL_LOOK_S, c.pool.maintain_pool)
         # Not at once: deliveries may come before the pool is registered with the event loop.
         c.call_soon(self._consume)
@@ -86,7 +91,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.is_paused = False
         if self._source is None:
             return
-        waiting = self._take_waiting()
+        waiting = self._take_waiting() + self._reclaim(is_reconnected=False)
         try:
             self._source.stop()
             self._return(waiting)
@@ -109,7 +114,8 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
     def info(self, c: Any) -> dict[str, Any]:
         """Shown by `inspect stats`."""
         del c
-        return {"penstock": self.state()}
+        waiting = self._source.depth() if self._source is not None and not self.is_stopping else None
+        return {"penstock": {**self.state(), "waiting_messages": waiting}}
 
     def state(self) -> dict[str, Any]:
         """What the step holds."""
@@ -138,7 +144,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def _has_room(self) -> bool:
         """Whether more may come: as many batches ready as can run, and bytes within bounds."""
-        held = self.buffer.size + sum(batch.size for batch in self.ready) + sum(flight.size for flight in self.in_flight)
+        held = self.buffer.size + sum(batch.size for batch in self.ready) + sum(flight.batch.size for flight in self.in_flight)
         return not self.is_paused and len(self.ready) < self.settings.concurrency and held < self.settings.held_max_bytes
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
@@ -171,11 +177,9 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self._submit(self.ready.popleft())
 
     def _submit(self, batch: Batch) -> None:
-        flight = Flight(self, batch)
-        self.in_flight.add(flight)
         mode = "alone_innocent" if batch.is_innocent else "alone" if batch.is_alone else "together"
         raws = [tuple(delivery.raw) for delivery in batch.deliveries]
-        self._writes.submit((raws, mode), str(batch), flight)
+        self.in_flight.add(Flight(self, batch, partial(self._writes.submit, (raws, mode), str(batch))))
 
     # -- outcomes ------------------------------------------------------------------------------------------------------------
 
@@ -187,7 +191,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def on_away(self, batch: Batch, reason: str) -> None:
         """The database is away: everything goes back once, and nothing comes until a probe succeeds."""
-        if batch.is_alone:
+        if batch.is_alone and not self.is_stopping:
             batch.is_innocent = True
             self.ready.appendleft(batch)
         else:
@@ -223,6 +227,10 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         if not self.is_stopping:
             self.source.wake()
 
+    def go_on_later(self) -> None:
+        """Something went wrong; if the worker does not reconnect because of it, it must not stand still either."""
+        self.consumer.timer.call_after(GO_ON_S, self.on_ended)
+
     # -- pause ---------------------------------------------------------------------------------------------------------------
 
     def _probe_later(self) -> None:
@@ -251,9 +259,15 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.ready.clear()
         return waiting
 
+    def _reclaim(self, *, is_reconnected: bool) -> list[Batch]:
+        """The batches of flights that Celery has thrown away; without this their places in the pool were lost for ever."""
+        gone = [flight for flight in self.in_flight if flight.is_gone(is_reconnected=is_reconnected)]
+        self.in_flight.difference_update(gone)
+        return [flight.abandon() for flight in gone]
+
     def _return(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            self.source.give_back(batch.deliveries, is_suspect=batch.is_suspect)
+            self.source.give_back(batch.deliveries, is_suspect=batch.is_suspect and not batch.is_innocent)
 
     def _cancel_timers(self) -> None:
         for timer in (self._age_timer, self._probe_timer, self._pool_timer):

@@ -2,7 +2,7 @@
 Messages that may kill the process that reads them, counted in the database because the process cannot.
 
 A suspect is tried alone. Before the try a row says that it is running; after an orderly end, good or bad, the row goes. A row
-that still runs when the message comes back is a kill.
+that still runs when the message comes back is a kill, unless the database itself has been down since.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def begin(connection: Connection, message: UUID, *, is_innocent: bool) -> int:
     """
     (kills,) = connection.execute(
         "INSERT INTO penstock.suspects AS s (id, kills, is_running) VALUES (%s, 0, true) "
-        "ON CONFLICT (id) DO UPDATE SET kills = s.kills + (s.is_running AND NOT %s)::int, is_running = true, at = now() "
+        "ON CONFLICT (id) DO UPDATE SET is_running = true, at = now(), "
+        "kills = s.kills + (s.is_running AND NOT %s AND s.at > pg_postmaster_start_time())::int "
         "RETURNING kills",
         [message, is_innocent],
     ).fetchone() or (0,)
