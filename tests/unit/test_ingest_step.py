@@ -1,0 +1,516 @@
+"""The ingest step without Celery, broker and database: what reaches the pool, what goes back, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.exceptions import WorkerShutdown
+from celery.worker.state import active_requests
+
+from penstock_worker.errors import ConfigurationError
+from penstock_worker.ingest import step as module
+from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.source import Delivery
+from penstock_worker.ingest.step import IngestStep
+
+STORED = {"stored": 1}
+AWAY = {"away": "no route to host"}
+
+
+class Timer:
+    """Entries that run when the test says so."""
+
+    def __init__(self) -> None:
+        self.entries: list[SimpleNamespace] = []
+
+    def call_after(self, seconds: float, work: Callable[[], None]) -> SimpleNamespace:
+        entry = SimpleNamespace(seconds=seconds, work=work, cancel=lambda: self._cancel(entry))
+        self.entries.append(entry)
+        return entry
+
+    def _cancel(self, entry: SimpleNamespace) -> None:
+        if entry in self.entries:
+            self.entries.remove(entry)
+
+    call_repeatedly = call_after
+
+    def waits(self, seconds: float) -> int:
+        return sum(entry.seconds == seconds for entry in self.entries)
+
+    def fire(self, seconds: float) -> None:
+        """Run the one entry that was set for so many seconds."""
+        (entry,) = [entry for entry in self.entries if entry.seconds == seconds]
+        self.entries.remove(entry)
+        entry.work()
+
+
+class Source:
+    """Notes what it is told, as (word, tags), and raises what the test put into `errors`."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.errors: dict[str, Exception] = {}
+        self.woken = 0
+
+    def start(self, deliver: Callable[[Sequence[Delivery]], None], has_room: Callable[[], bool]) -> None:
+        self._note("start")
+        self.deliver, self.has_room = deliver, has_room
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        self._note("ack", deliveries)
+
+    def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
+        self._note("suspect" if is_suspect else "back", deliveries)
+
+    def abandon(self, deliveries: Sequence[Delivery]) -> None:
+        self._note("abandon", deliveries)
+
+    def pause(self) -> None:
+        self._note("pause")
+
+    def resume(self) -> None:
+        self._note("resume")
+
+    def depth(self) -> int | None:
+        return 7
+
+    def stop(self) -> None:
+        self._note("stop")
+
+    def close(self) -> None:
+        self._note("close")
+
+    def _note(self, word: str, deliveries: Sequence[Delivery] | None = None) -> None:
+        if word in self.errors:
+            raise self.errors.pop(word)
+        self.told.append(word if deliveries is None else (word, [delivery.tag for delivery in deliveries]))
+
+
+class Request:
+    """What Celery knows of a batch: no child has begun it until `begin`."""
+
+    acknowledged = False
+
+    def begin(self) -> None:
+        active_requests.add(self)
+
+    def end(self) -> None:
+        self.acknowledged = True
+        active_requests.discard(self)
+
+
+class Pool:
+    """Runs nothing: the test says how each piece ends. `maintain_pool` is Celery's look for dead children."""
+
+    __module__ = "celery.concurrency.prefork"
+
+    def __init__(self) -> None:
+        self.running: list[SimpleNamespace] = []
+        self.submitted: list[tuple[str, list[bytes]]] = []
+
+    def maintain_pool(self) -> None:
+        pass
+
+    def submit(self, task: str, args: tuple[Any, ...], argsrepr: str, ending: Any) -> Request:
+        request = Request()
+        self.running.append(SimpleNamespace(task=task, ending=ending, request=request, argsrepr=argsrepr))
+        if task == "write":
+            raws, mode = args
+            self.submitted.append((mode, [bytes(RawMessage(*raw).body) for raw in raws]))
+        return request
+
+    def take(self, place: int = 0) -> Any:
+        """How the piece at this place ends is up to the caller."""
+        piece = self.running.pop(place)
+        piece.request.end()
+        return piece.ending
+
+    def discard(self, place: int = 0) -> Any:
+        """Celery forgets the piece, as at a lost connection."""
+        return self.running.pop(place).ending
+
+
+class Lab:
+    """A step that has been started, and all that it touches."""
+
+    def __init__(self) -> None:
+        self.timer, self.source, self.pool = Timer(), Source(), Pool()
+        self.settings = SimpleNamespace(
+            broker="redis://unused",
+            queue="penstock.events",
+            concurrency=2,
+            batch_max_events=4,
+            batch_max_bytes=1_000,
+            batch_max_age_s=0.5,
+            held_max_bytes=5_000,
+            probe_s=3.0,
+        )
+        self.consumer = SimpleNamespace(
+            app=SimpleNamespace(
+                penstock_settings=self.settings,
+                tasks={"penstock.write_batch": "write", "penstock.probe": "probe"},
+            ),
+            timer=self.timer,
+            pool=self.pool,
+            call_soon=lambda work: work(),
+            connection_errors=(ConnectionError,),
+            channel_errors=(),
+        )
+        self.step = IngestStep(self.consumer)
+
+    def deliver(self, *tags: int, count: int = 1, size: int = 10, redeliveries: int = 0) -> None:
+        body = b"x" * (size - 1)
+        self.source.deliver([Delivery(RawMessage(b"%c" % (65 + tag) + body), tag, count, redeliveries) for tag in tags])
+
+    @property
+    def batches(self) -> list[tuple[str, list[int]]]:
+        """Mode and tags of what the pool was given so far."""
+        return [(mode, [body[0] - 65 for body in bodies]) for mode, bodies in self.pool.submitted]
+
+    def told(self) -> list[Any]:
+        """What the source was told since the last look."""
+        told, self.source.told = self.source.told, []
+        return told
+
+    def try_alone(self, tag: int) -> None:
+        """Deliver one that has come back so often that it is tried alone."""
+        self.deliver(tag, redeliveries=9)
+        assert self.batches[-1] == ("alone", [tag])
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    lab = Lab()
+
+    class Submitter:
+        def __init__(self, consumer: Any, task: str) -> None:
+            self._task = task
+
+        def submit(self, args: tuple[Any, ...], argsrepr: str, ending: Any) -> Request:
+            return lab.pool.submit(self._task, args, argsrepr, ending)
+
+    monkeypatch.setattr(module, "Submitter", Submitter)
+    monkeypatch.setattr(module, "_source", lambda *_: lab.source)
+    lab.step.start(lab.consumer)
+    assert lab.told() == ["start"]
+    yield lab
+    for piece in lab.pool.running:
+        active_requests.discard(piece.request)
+
+
+# -- what reaches the pool ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_fill_a_batch(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3, 4)
+    assert lab.batches == [("together", [0, 1, 2, 3])]
+    assert lab.pool.running[0].argsrepr == "<4 events in 4 messages, 0.0 MB>"
+    assert lab.step.state()["buffered_bytes"] == 10
+
+
+def test_bytes_fill_a_batch(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, size=450)
+    assert lab.batches == [("together", [0, 1])]
+
+
+def test_age_sends_what_waits(lab: Lab) -> None:
+    lab.deliver(0)
+    lab.deliver(1)
+    assert (lab.batches, lab.timer.waits(0.5)) == ([], 1)
+    lab.timer.fire(0.5)
+    assert (lab.batches, lab.timer.waits(0.5)) == ([("together", [0, 1])], 0)
+
+
+def test_flush_sends_what_waits(lab: Lab) -> None:
+    lab.deliver(0, count=3)
+    assert lab.step.flush() == {"batches": 1, "events": 3}
+    assert lab.batches == [("together", [0])]
+    assert lab.step.flush() == {"batches": 0, "events": 0}
+
+
+def test_an_aged_batch_that_finds_no_child_grows_until_one_is_free(lab: Lab) -> None:
+    lab.deliver(0, 1, count=4)
+    lab.deliver(2)
+    lab.timer.fire(0.5)
+    lab.deliver(3)
+    assert lab.batches == [("together", [0]), ("together", [1])]
+    lab.pool.take().on_done(STORED)
+    assert lab.batches[2:] == [("together", [2, 3])]
+
+
+def test_never_more_runs_than_there_are_children(lab: Lab) -> None:
+    lab.deliver(*range(6), count=4)
+    for done in range(6):
+        assert (len(lab.pool.running), lab.step.state()["running_batches"]) == (min(2, 6 - done),) * 2
+        lab.pool.take().on_done(STORED)
+    assert lab.batches == [("together", [tag]) for tag in range(6)]
+    assert lab.told() == [("ack", [tag]) for tag in range(6)]
+
+
+def test_there_is_no_room_for_more_batches_than_can_run_next(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, count=4)
+    assert lab.source.has_room()
+    lab.deliver(3, count=4)
+    assert not lab.source.has_room()
+    lab.pool.take().on_done(STORED)
+    assert (lab.source.has_room(), lab.source.woken) == (True, 1)
+
+
+def test_there_is_no_room_for_more_bytes_than_allowed(lab: Lab) -> None:
+    lab.deliver(0, size=4_000)
+    lab.deliver(1, size=999)
+    assert lab.source.has_room()
+    lab.deliver(2, size=1)
+    assert not lab.source.has_room()
+
+
+# -- the database is away ----------------------------------------------------------------------------------------------------
+
+
+def test_away_gives_all_that_waits_back_once_and_pauses_until_a_probe_succeeds(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, count=4)
+    lab.deliver(3)
+    lab.pool.take().on_done(AWAY)
+    assert lab.told() == [("back", [0]), "pause", ("back", [2]), ("back", [3])]
+    assert (lab.step.is_paused, lab.source.has_room(), len(lab.step.ready), lab.step.buffer.is_empty) == (True, False, 0, True)
+    lab.pool.take().on_done(AWAY)
+    assert (lab.told(), lab.pool.running, lab.timer.waits(3.0)) == ([("back", [1])], [], 1)
+
+    lab.timer.fire(3.0)
+    lab.pool.take().on_done(AWAY)
+    assert (lab.told(), lab.timer.waits(3.0)) == ([], 1)
+    lab.timer.fire(3.0)
+    lab.pool.take().on_done({})
+    assert (lab.told(), lab.step.is_paused, lab.timer.waits(3.0)) == (["resume"], False, 0)
+    lab.deliver(0, count=4)
+    assert lab.batches[2:] == [("together", [0])]
+
+
+@pytest.mark.parametrize("end", ["on_lost", "on_failed"])
+def test_a_probe_that_fails_is_made_again(lab: Lab, end: str) -> None:
+    lab.deliver(0, count=4)
+    lab.pool.take().on_done(AWAY)
+    lab.timer.fire(3.0)
+    getattr(lab.pool.take(), end)()
+    assert (lab.step.is_paused, lab.timer.waits(3.0)) == (True, 1)
+
+
+def test_an_unreadable_answer_is_no_commit(lab: Lab) -> None:
+    lab.deliver(0, count=4)
+    lab.pool.take().on_done(None)
+    assert (lab.told(), lab.step.is_paused) == ([("back", [0]), "pause"], True)
+
+
+def test_flush_while_paused_sends_nothing_and_loses_nothing(lab: Lab) -> None:
+    lab.deliver(0, count=4)
+    lab.pool.take().on_done(AWAY)
+    lab.deliver(1)  # it was on its way when the source was paused
+    assert lab.step.flush() == {"batches": 1, "events": 1}
+    assert (len(lab.batches), len(lab.pool.running)) == (1, 0)
+    lab.timer.fire(3.0)
+    lab.pool.take().on_done({})
+    assert lab.batches[1:] == [("together", [1])]
+
+
+def test_one_that_is_alone_stays_here_over_an_outage_and_is_known_to_be_innocent(lab: Lab) -> None:
+    lab.try_alone(0)
+    lab.pool.take().on_done(AWAY)
+    assert lab.told() == ["pause"]
+    lab.timer.fire(3.0)
+    lab.pool.take().on_done({})
+    assert lab.batches[1:] == [("alone_innocent", [0])]
+    lab.pool.take().on_done(STORED)
+    assert lab.told() == ["resume", ("ack", [0])]
+
+
+# -- a child dies or the task raises -----------------------------------------------------------------------------------------
+
+
+def test_a_batch_whose_child_died_is_tried_in_halves_until_the_killer_is_alone(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    lab.pool.take().on_lost()
+    assert lab.batches[1:] == [("together", [0, 1]), ("together", [2, 3])]
+    lab.pool.take(1).on_done(STORED)
+    lab.pool.take(0).on_lost()
+    assert lab.batches[3:] == [("alone", [0]), ("alone", [1])]
+    assert lab.told() == [("ack", [2, 3])]
+
+
+def test_halves_come_before_what_waited_longer(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    lab.deliver(*range(4, 7), count=4)
+    lab.pool.take().on_lost()
+    lab.pool.take().on_done(STORED)
+    assert lab.batches[2:] == [("together", [0, 1]), ("together", [2, 3])]
+
+
+def test_who_died_alone_is_tried_alone_again(lab: Lab) -> None:
+    lab.try_alone(0)
+    lab.pool.take().on_lost()
+    assert (lab.batches[1:], lab.told()) == ([("alone", [0])], [])
+
+
+def test_a_batch_whose_task_raised_is_tried_in_halves(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    lab.pool.take().on_failed()
+    assert (lab.batches[1:], lab.told()) == ([("together", [0, 1]), ("together", [2, 3])], [])
+
+
+def test_who_made_the_task_raise_alone_waits_as_if_the_database_were_away(lab: Lab) -> None:
+    lab.try_alone(0)
+    lab.pool.take().on_failed()
+    assert (lab.told(), lab.step.is_paused, lab.pool.running) == (["pause"], True, [])
+    lab.timer.fire(3.0)
+    lab.pool.take().on_done({})
+    assert lab.batches[1:] == [("alone_innocent", [0])]
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------------
+
+
+def test_stop_gives_back_what_waits_and_what_runs_is_finished(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, count=4)
+    lab.deliver(3)
+    for piece in lab.pool.running:
+        piece.request.begin()
+    lab.step.stop(lab.consumer)
+    assert lab.told() == ["stop", ("back", [2]), ("back", [3])]
+    assert (lab.timer.entries, len(lab.step.in_flight)) == ([], 2)
+    lab.pool.take().on_done(STORED)
+    lab.pool.take().on_done(STORED)
+    lab.step.shutdown(lab.consumer)
+    assert (lab.told(), len(lab.batches), lab.source.woken) == ([("ack", [0]), ("ack", [1]), "close"], 2, 0)
+
+
+def test_stop_gives_suspects_back_as_suspects_and_the_innocent_as_fresh(lab: Lab) -> None:
+    lab.try_alone(0)
+    lab.deliver(1, 2, redeliveries=9)
+    lab.pool.take().on_done(AWAY)
+    assert lab.told() == ["pause", ("suspect", [2])]
+    lab.step.stop(lab.consumer)
+    told = lab.told()
+    assert told[0] == "stop"
+    assert sorted(told[1:]) == [("back", [0]), ("suspect", [1])]
+
+
+def test_an_outage_while_stopping_gives_back_and_neither_pauses_nor_probes(lab: Lab) -> None:
+    lab.deliver(0, count=4)
+    lab.deliver(1, redeliveries=9)
+    for piece in lab.pool.running:
+        piece.request.begin()
+    lab.step.stop(lab.consumer)
+    lab.pool.take().on_done(AWAY)
+    lab.pool.take().on_done(AWAY)
+    assert lab.told() == ["stop", ("back", [0]), ("back", [1])]
+    assert (lab.step.is_paused, lab.timer.entries, lab.step.in_flight) == (False, [], set())
+
+
+@pytest.mark.parametrize(("end", "word"), [("on_lost", "suspect"), ("on_failed", "back")])
+def test_what_fails_while_stopping_goes_back_whole(lab: Lab, end: str, word: str) -> None:
+    lab.deliver(0, 1, 2, 3)
+    lab.pool.running[0].request.begin()
+    lab.step.stop(lab.consumer)
+    getattr(lab.pool.take(), end)()
+    assert (lab.told(), len(lab.batches)) == (["stop", (word, [0, 1, 2, 3])], 1)
+
+
+def test_stop_while_paused_forgets_the_pause(lab: Lab) -> None:
+    lab.deliver(0, count=4)
+    lab.pool.take().on_done(AWAY)
+    lab.timer.fire(3.0)
+    lab.step.stop(lab.consumer)
+    lab.pool.take().on_done(AWAY)
+    assert (lab.step.is_paused, lab.timer.entries) == (False, [])
+    lab.step.start(lab.consumer)
+    lab.deliver(1, count=4)
+    assert lab.batches[1:] == [("together", [1])]
+
+
+# -- a broker that is away ---------------------------------------------------------------------------------------------------
+
+
+def test_an_ack_that_raises_frees_the_place_and_begins_nothing_until_later(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, count=4)
+    lab.source.errors["ack"] = ConnectionError("gone")
+    with pytest.raises(ConnectionError, match="gone"):
+        lab.pool.take().on_done(STORED)
+    assert (len(lab.step.in_flight), len(lab.batches), lab.source.woken) == (1, 2, 0)
+    lab.timer.fire(module.GO_ON_S)
+    assert (lab.batches[2:], lab.source.woken) == ([("together", [2])], 1)
+
+
+def test_a_lost_connection_takes_back_what_no_child_has_begun(lab: Lab) -> None:
+    lab.deliver(0, 1, count=4)
+    lab.pool.running[0].request.begin()
+    lab.step.stop(lab.consumer)
+    assert (lab.told(), len(lab.step.in_flight)) == (["stop", ("back", [1])], 1)
+    late = lab.pool.discard(1)
+    late.on_done(STORED)
+    assert lab.told() == []
+    lab.pool.take().on_done(STORED)
+    lab.step.start(lab.consumer)
+    assert (lab.told(), lab.step.in_flight) == ([("ack", [0]), "start"], set())
+
+
+def test_what_ended_and_was_never_heard_of_costs_no_place_after_a_reconnect(lab: Lab) -> None:
+    lab.deliver(0, 1, count=4)
+    for piece in lab.pool.running:
+        piece.request.begin()
+    lab.pool.take()  # it ended; the event loop was reset before it said so
+    lab.step.stop(lab.consumer)
+    assert (lab.told(), len(lab.step.in_flight)) == (["stop"], 2)
+    lab.step.start(lab.consumer)
+    assert (lab.told(), len(lab.step.in_flight)) == ([("abandon", [0]), "start"], 1)
+    lab.deliver(2, count=4)
+    assert lab.batches[2:] == [("together", [2])]
+
+
+def test_stop_without_a_broker_leaves_what_waits_to_it(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, count=4)
+    for piece in lab.pool.running:
+        piece.request.begin()
+    lab.source.errors["back"] = ConnectionError("gone")
+    lab.step.stop(lab.consumer)
+    assert lab.told() == ["stop", ("abandon", [2]), "close"]
+
+
+def test_a_goodbye_that_fails_is_no_error(lab: Lab) -> None:
+    lab.source.errors["close"] = ConnectionError("gone")
+    lab.step.shutdown(lab.consumer)
+    lab.step.shutdown(lab.consumer)
+    assert lab.told() == []
+
+
+# -- beginning ---------------------------------------------------------------------------------------------------------------
+
+
+def test_another_pool_than_prefork_is_refused(lab: Lab) -> None:
+    lab.consumer.pool = SimpleNamespace()
+    with pytest.raises(WorkerShutdown):
+        lab.step.start(lab.consumer)
+
+
+def test_a_broker_that_cannot_be_used_ends_the_worker(lab: Lab) -> None:
+    lab.source.errors["start"] = ConfigurationError("Redis Cluster")
+    with pytest.raises(WorkerShutdown):
+        lab.step.start(lab.consumer)
+
+
+def test_stop_before_start_is_nothing() -> None:
+    lab = Lab()
+    lab.step.stop(lab.consumer)
+    lab.step.shutdown(lab.consumer)
+    assert (lab.source.told, lab.consumer.ingest_step) == ([], lab.step)
+
+
+def test_the_step_tells_operators_what_it_holds(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, count=4)
+    lab.deliver(3)
+    told = lab.step.info(lab.consumer)["penstock"]
+    assert {"is_paused": False, "buffered_bytes": 10, "ready_batches": 1, "running_batches": 2}.items() <= told.items()
