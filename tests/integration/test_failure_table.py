@@ -246,7 +246,7 @@ def test_locks_that_are_never_free_are_the_databases_affair(desk: Desk) -> None:
 # -- the database is away, or refuses us ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["08006", "53100", "53200", "57P01", "57014", "58030", "25006", "28000", "42501"])
+@pytest.mark.parametrize("state", ["08006", "53100", "53200", "57P01", "57014", "58030", "25006", "28000"])
 def test_an_outage_is_nobodys_fault(desk: Desk, state: str) -> None:
     desk.raise_for("bad", state, times=1)
     batch = [desk.message(*jobs(20, bad=7))]
@@ -272,6 +272,24 @@ def test_a_connection_that_was_closed_meanwhile_comes_back(desk: Desk) -> None:
     with pytest.raises(DatabaseAway):
         desk.writer.write(batch)
     assert desk.writer.write(batch).outcomes == {"stored": 20}
+
+
+def test_a_database_that_answers_but_takes_nothing_is_away_still(desk: Desk, child: Child) -> None:
+    database = desk.query("SELECT quote_ident(current_database())")[0][0]
+    batch = [desk.message(*jobs(3))]
+    desk.query(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    assert "read-only" in child.write(batch, "together")["away"]
+    assert "read-only" in child.probe()["away"]
+    desk.query(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+    child.writer.database.close()
+    assert child.probe() == {"ok": True}
+    assert desk.query("SELECT * FROM penstock.suspects") == []
+    assert child.write(batch, "together")["stored"] == 3
+
+
+def test_a_network_that_swallows_everything_is_an_outage(desk: Desk) -> None:
+    parameters = desk.writer.database.connection().info.get_parameters()
+    assert int(parameters["tcp_user_timeout"]) < desk.settings.batch_time_limit_s * 1000
 
 
 # -- tables that do not fit ----------------------------------------------------------------------------------------------------
@@ -305,6 +323,48 @@ def test_a_parents_table_that_is_gone_holds_the_children_too(desk: Desk, is_warm
     desk.query("DROP TABLE translation.sessions CASCADE")
     assert desk.write(task, *jobs(3)) == {"stored": 3, "held": 1}
     assert [(state, reason) for state, reason, _ in desk.letters()] == [("held", "table_does_not_fit")]
+
+
+@pytest.fixture
+def role(desk: Desk) -> Iterator[str]:
+    """Who writers are from now on: somebody who may do what `penstock worker` needs, and no more."""
+    database, role = desk.query("SELECT quote_ident(current_database())")[0][0], f"limited_{desk.epoch.hex}"
+    desk.query(
+        f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA penstock, scheduler, translation TO {role}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA penstock, scheduler, translation TO {role}"
+    )
+    desk.query(f"ALTER DATABASE {database} SET role = {role}")
+    yield role
+    desk.writer.database.close()
+    desk.query(f"ALTER DATABASE {database} RESET role")
+    desk.query(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+@pytest.mark.parametrize("right", ["SELECT", "INSERT", "UPDATE"])
+def test_a_missing_grant_holds_the_events_of_its_table(
+    desk: Desk, role: str, right: str, is_warm: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if is_warm:
+        desk.write(*jobs(1))
+    before = desk.ledger()
+    desk.query(f"REVOKE {right} ON scheduler.jobs FROM {role}")
+    assert desk.write(TranslationSession(session_id="s"), *jobs(3)) == {"stored": 1, "held": 3}
+    assert desk.letters() == {("held", "not_permitted", "42501"): 3}
+    assert desk.ledger() == {"stored": before.get("stored", 0) + 1, "held": 3}
+    assert "scheduler.job are held" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["INSERT ON penstock.ledger", "TEMPORARY ON DATABASE {database}"])
+def test_a_missing_grant_that_all_need_pauses_with_an_alarm(
+    desk: Desk, role: str, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = desk.query("SELECT quote_ident(current_database())")[0][0]
+    desk.query(f"REVOKE {what.format(database=database)} FROM {role}, public")
+    with pytest.raises(DatabaseAway, match="permission denied"):
+        desk.write(*jobs(3))
+    assert (desk.letters(), desk.ledger()) == ({}, {})
+    assert "refuses this worker" in caplog.text
 
 
 # -- time ----------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ EXPECTED = {
     "42P01": Answer.TABLE,
     "42703": Answer.TABLE,
     "3F000": Answer.TABLE,
-    "42501": Answer.REFUSED,
+    "42501": Answer.TABLE,
     "28P01": Answer.REFUSED,
     "3D000": Answer.REFUSED,
     "08006": Answer.AWAY,

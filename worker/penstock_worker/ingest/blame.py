@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import psycopg
 
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.store.sqlstate import Answer, answer_to
 
-__all__ = ["TABLE_DOES_NOT_FIT", "blame", "one_line", "verdict_on"]
+__all__ = ["blame", "is_of_table", "log_refusal", "one_line", "verdict_on_table"]
 
-#: The reason of events whose table is missing or lacks a column: a migration away from being stored.
-TABLE_DOES_NOT_FIT = "table_does_not_fit"
+logger = logging.getLogger(__name__)
+
+#: The SQLSTATE of a missing GRANT.
+_NOT_PERMITTED = "42501"
 
 
 def blame(exc: psycopg.Error | ValueError) -> Verdict:
@@ -19,17 +23,33 @@ def blame(exc: psycopg.Error | ValueError) -> Verdict:
         return Verdict(Outcome.DEAD, "invalid", one_line(exc))
     answer = answer_to(exc)
     if answer is Answer.EVENT:
-        return verdict_on(exc, Outcome.DEAD, "refused_by_database")
+        return _verdict_on(exc, Outcome.DEAD, "refused_by_database")
     if answer is Answer.OURS:
-        return verdict_on(exc, Outcome.HELD, "constraint")
+        return _verdict_on(exc, Outcome.HELD, "constraint")
     if answer is Answer.TABLE:
-        return verdict_on(exc, Outcome.HELD, TABLE_DOES_NOT_FIT)
+        return verdict_on_table(exc)
     if answer is Answer.UNKNOWN:
-        return verdict_on(exc, Outcome.HELD, "unknown_error")
+        return _verdict_on(exc, Outcome.HELD, "unknown_error")
     raise exc
 
 
-def verdict_on(exc: psycopg.Error, outcome: Outcome, reason: str) -> Verdict:
+def is_of_table(exc: psycopg.Error | ValueError) -> bool:
+    """Whether all events of the table meet this error."""
+    return isinstance(exc, psycopg.Error) and answer_to(exc) is Answer.TABLE
+
+
+def verdict_on_table(exc: psycopg.Error) -> Verdict:
+    """The verdict on all events of a table that lacks something: they are a migration, or a GRANT, away from being stored."""
+    return _verdict_on(exc, Outcome.HELD, "not_permitted" if exc.sqlstate == _NOT_PERMITTED else "table_does_not_fit")
+
+
+def log_refusal(exc: psycopg.Error) -> None:
+    """Alarm if it is no outage, but something that a person must change."""
+    if answer_to(exc) in (Answer.REFUSED, Answer.TABLE):
+        logger.error("the database refuses this worker: %s", one_line(exc), extra={"action": "refused"})
+
+
+def _verdict_on(exc: psycopg.Error, outcome: Outcome, reason: str) -> Verdict:
     """A verdict that tells what PostgreSQL said."""
     diagnostics = exc.diag
     return Verdict(outcome, reason, one_line(exc), exc.sqlstate, diagnostics.constraint_name, diagnostics.column_name)

@@ -9,14 +9,13 @@ from typing import Any
 import psycopg
 
 from penstock_worker.ingest import failpoints
-from penstock_worker.ingest.blame import TABLE_DOES_NOT_FIT, blame, one_line, verdict_on
+from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome
 from penstock_worker.ingest.reduce import stamp_text
 from penstock_worker.ingest.stage import Placeholder, Stage
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.store.connection import Connection, Database
-from penstock_worker.store.sqlstate import Answer, answer_to
 
 __all__ = ["Groups", "Tables"]
 
@@ -45,7 +44,7 @@ class Tables:
             try:
                 self._database.prepare(self._stages[name].plan)
             except psycopg.Error as exc:
-                if answer_to(exc) is not Answer.TABLE:
+                if not is_of_table(exc) or not self._database.has_staging_right():
                     raise
                 self._hold_table(name, groups, exc)
 
@@ -59,8 +58,8 @@ class Tables:
         return [name for name in self._stages if name in wanted]
 
     def _hold_table(self, name: str, groups: Groups, exc: psycopg.Error) -> None:
-        verdict = verdict_on(exc, Outcome.HELD, TABLE_DOES_NOT_FIT)
-        logger.error("events of %s are held: %s; run `penstock migrate up`", name, one_line(exc))
+        verdict = verdict_on_table(exc)
+        _log_held(name, exc)
         for table in (name, *self._children(name)):
             for event in groups.pop(table, ()):
                 event.end(verdict)
@@ -158,13 +157,20 @@ class Tables:
                 self._write_table(connection, stage, items, watch)
         except (psycopg.Error, ValueError) as exc:
             verdict = blame(exc)
-            if verdict.reason == TABLE_DOES_NOT_FIT or len(items) == 1:
+            if is_of_table(exc):
+                _log_held(stage.plan.record.name, exc)
+            if is_of_table(exc) or len(items) == 1:
                 for item in items:
                     item.end(verdict)
                 return
             middle = len(items) // 2
             self._write_carefully(connection, stage, items[:middle], watch)
             self._write_carefully(connection, stage, items[middle:], watch)
+
+
+def _log_held(name: str, exc: Exception) -> None:
+    hint = "run `penstock migrate up`, or GRANT what is missing"
+    logger.error("events of %s are held: %s; %s", name, one_line(exc), hint, extra={"action": "table_held"})
 
 
 def _supersede(rows: Iterable[tuple[Any, ...]], items: Sequence[Item], key_length: int) -> None:

@@ -21,6 +21,7 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes
+from penstock_worker.ingest.blame import log_refusal, one_line
 from penstock_worker.ingest.decode import Decoded, refuse_whole
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
@@ -28,6 +29,7 @@ from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.ingest.write import Result, Writer
 from penstock_worker.settings import Settings
 from penstock_worker.store import suspects
+from penstock_worker.store.rehearsal import rehearse
 
 __all__ = ["Child", "register_tasks"]
 
@@ -60,8 +62,7 @@ class Child:
         except DatabaseAway as exc:
             return {"away": str(exc)}
         except psycopg.Error as exc:
-            self.writer.database.close()
-            return {"away": " ".join(str(exc).split())[:500]}
+            return self._away(exc)
         finally:
             gc.enable()
 
@@ -94,13 +95,17 @@ class Child:
         return Result(count_outcomes(decoded), {})
 
     def probe(self) -> dict[str, Any]:
-        """Whether the database answers."""
+        """Whether the database would take a batch; one that answers may be a standby, or full."""
         try:
-            self.writer.database.connection().execute("SELECT 1 FROM penstock.ledger LIMIT 0")
-        except (psycopg.Error, DatabaseAway) as exc:
-            self.writer.database.close()
-            return {"away": " ".join(str(exc).split())[:500]}
+            rehearse(self.writer.database.connection())
+        except psycopg.Error as exc:
+            return self._away(exc)
         return {"ok": True}
+
+    def _away(self, exc: psycopg.Error) -> dict[str, Any]:
+        self.writer.database.close()
+        log_refusal(exc)
+        return {"away": one_line(exc)}
 
 
 def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:

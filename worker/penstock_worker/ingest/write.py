@@ -22,7 +22,7 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import CulpritUnknown, DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
-from penstock_worker.ingest.blame import one_line
+from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
 from penstock_worker.ingest.decode import Decoded, decode
 from penstock_worker.ingest.judge import judge
 from penstock_worker.ingest.message import RawMessage
@@ -125,9 +125,10 @@ class Writer:
 
     def _next_try(self, exc: psycopg.Error | ValueError, attempt: int) -> bool:
         """Prepare another try, and say whether it must be a careful one."""
-        answer = _answer_to(exc)
-        if answer in (Answer.AWAY, Answer.REFUSED):
+        answer = answer_to(exc) if isinstance(exc, psycopg.Error) else Answer.EVENT
+        if isinstance(exc, psycopg.Error) and answer in (Answer.AWAY, Answer.REFUSED):
             self.database.close()
+            log_refusal(exc)
             raise DatabaseAway(one_line(exc)) from exc
         if answer in (Answer.RECONNECT, Answer.TABLE):
             # With the connection go its staging tables: made anew, they show which table does not fit any more.
@@ -169,13 +170,9 @@ class Writer:
         record_sightings(connection, sightings_of(decoded, self._known_epochs))
 
 
-def _answer_to(exc: psycopg.Error | ValueError) -> Answer:
-    return answer_to(exc) if isinstance(exc, psycopg.Error) else Answer.EVENT
-
-
 def _given_up(exc: psycopg.Error | ValueError) -> DatabaseAway | CulpritUnknown:
-    """What careful tries end with. They hold the events of record types' tables that do not fit, so it is one of Penstock's own."""
-    if _answer_to(exc) is not Answer.TABLE:
-        return CulpritUnknown(one_line(exc))
-    logger.error("the database does not take what Penstock notes: %s; run `penstock migrate up`", one_line(exc))
-    return DatabaseAway(one_line(exc))
+    """What careful tries end with. They hold the events of record types' tables that do not fit; so it is Penstock's own."""
+    if isinstance(exc, psycopg.Error) and is_of_table(exc):
+        log_refusal(exc)
+        return DatabaseAway(one_line(exc))
+    return CulpritUnknown(one_line(exc))

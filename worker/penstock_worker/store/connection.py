@@ -13,6 +13,10 @@ from penstock_worker.store.upsert import UpsertPlan
 
 __all__ = ["Connect", "Connection", "Database", "connect_with"]
 
+#: How long sent bytes may stay unacknowledged. Without it a network that swallows them looks like a slow statement for a
+#: quarter of an hour, and the process would be killed over it.
+TCP_TIMEOUT_MS = 30_000
+
 Connection = psycopg.Connection[tuple[object, ...]]
 Connect = Callable[[], Connection]
 
@@ -31,6 +35,7 @@ def connect_with(settings: Settings) -> Connect:
             keepalives_idle=15,
             keepalives_interval=5,
             keepalives_count=3,
+            tcp_user_timeout=TCP_TIMEOUT_MS,
         )
 
     return connect
@@ -71,6 +76,11 @@ class Database:
         if plan.staging not in self._staged:
             connection.execute(plan.create_staging)
             self._staged.add(plan.staging)
+
+    def has_staging_right(self) -> bool:
+        """Whether staging tables may be made at all; without it no table is to blame."""
+        query = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
+        return self.connection().execute(query).fetchone() == (True,)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -16,7 +16,7 @@ class Answer(enum.Enum):
     OURS = "not the event's fault: try once more, then find and hold it"
     RETRY = "try the transaction again"
     RECONNECT = "try the transaction again over a new connection"
-    TABLE = "the table does not fit: hold its events, alarm"
+    TABLE = "the table does not fit, or we may not write it: hold its events, alarm; if it is Penstock's own: pause, alarm"
     AWAY = "the database is away: give back, pause, probe"
     REFUSED = "the database refuses us: give back, pause, alarm"
     UNKNOWN = "find it by bisecting, then hold it"
@@ -34,7 +34,6 @@ _ANSWERS: dict[str, Answer] = {
     "55P03": Answer.RETRY,
     "57014": Answer.AWAY,  # statement timeout: overloaded, or stuck behind somebody's lock
     "0A000": Answer.RECONNECT,  # cached plan must not change result type
-    "42501": Answer.REFUSED,
     "08": Answer.AWAY,
     "22": Answer.EVENT,
     "25006": Answer.AWAY,  # read-only: a standby, after a failover
