@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from kombu.asynchronous.timer import Timer
 
+from penstock_producers.transports.redis_url import redis_arguments
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.redis_scripts import SCRIPTS
@@ -55,13 +56,13 @@ class RedisSource:
     """
 
     def __init__(self, settings: Settings, timer: Timer, owner: str) -> None:
-        self._client = redis.Redis.from_url(
-            settings.broker,
-            socket_timeout=_SOCKET_TIMEOUT_S,
-            socket_connect_timeout=settings.connect_timeout_s,
-            socket_keepalive=True,
-            health_check_interval=15,
-        )
+        try:
+            arguments = redis_arguments(
+                settings.broker, socket_timeout_s=_SOCKET_TIMEOUT_S, connect_timeout_s=settings.connect_timeout_s
+            )
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
+        self._client = redis.Redis(**arguments, health_check_interval=15)
         queue = settings.queue
         self._keys = (queue, f"{queue}:leases", f"{queue}:leased", f"{queue}:redelivered")
         self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
@@ -77,8 +78,7 @@ class RedisSource:
     def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
         """See `Source`."""
         self._deliver, self._has_room = deliver, has_room
-        if self._client.info("cluster").get("cluster_enabled"):
-            raise ConfigurationError("Redis Cluster cannot move a batch in one step: use a single Redis or Valkey, or RabbitMQ")
+        self._refuse_cluster()
         # First what is still ours after a long absence: its leases may have run out, and it would be taken for a dead worker's.
         self._send_acks()
         self._renew()
@@ -137,6 +137,14 @@ class RedisSource:
         """See `Source`."""
         self._cancel_timers()
         self._client.close()
+
+    def _refuse_cluster(self) -> None:
+        try:
+            is_cluster = self._client.info("cluster").get("cluster_enabled")
+        except redis.ResponseError:
+            return  # this user may not ask; a cluster answers the first script with an error of its own
+        if is_cluster:
+            raise ConfigurationError("Redis Cluster cannot move a batch in one step: use a single Redis or Valkey, or RabbitMQ")
 
     def _cancel_timers(self) -> None:
         for timer in self._timers:

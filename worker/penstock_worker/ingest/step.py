@@ -73,7 +73,11 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._writes = Submitter(c, c.app.tasks["penstock.write_batch"])
         self._probes = Submitter(c, c.app.tasks["penstock.probe"])
         if self._source is None:
-            self._source = _source(self.settings, c)
+            try:
+                self._source = _source(self.settings, c)
+            except ConfigurationError as exc:
+                logger.critical("%s", exc)
+                raise WorkerShutdown(2) from exc
         for batch in self._reclaim(is_reconnected=True):
             self._source.abandon(batch.deliveries)
         self._pool_timer = c.timer.call_repeatedly(POOL_LOOK_S, c.pool.maintain_pool)
