@@ -357,6 +357,10 @@ def test_partitions_cover_the_retention_and_two_months_ahead(database_url: str, 
         names = ["clicks_y2030m11", "clicks_y2030m12", "clicks_y2031m01", "clicks_y2031m02", "clicks_y2031m03"]
         assert ensure_partitions(connection, registry["shop.click"], later) == names
         assert ensure_partitions(connection, registry["shop.click"], later) == []
+        with psycopg.connect(database_url) as reader:
+            reader.execute("SELECT FROM shop.clicks")  # a long query must not make writers queue behind us
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                ensure_partitions(connection, registry["shop.click"], datetime(2031, 2, 15, tzinfo=UTC))
     run(database_url, "INSERT INTO shop.clicks (id, at) VALUES (gen_random_uuid(), '2031-03-31T23:59:59Z')")
     with pytest.raises(psycopg.errors.CheckViolation, match="no partition"):
         run(database_url, "INSERT INTO shop.clicks (id, at) VALUES (gen_random_uuid(), '2031-04-01T00:00:00Z')")

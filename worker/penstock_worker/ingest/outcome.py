@@ -12,6 +12,8 @@ class Outcome(enum.StrEnum):
     """
     How an event ends. Acknowledgement, ledger, receipts, results and metrics read only this.
 
+    `superseded` is an event that changed nothing which is seen: newer ones had said it all. An older event that still changed
+    its row, were it only a minimum, a maximum or the row's oldest version, counts as `stored`.
     `dropped` is the producer's own: the event never reached the broker.
     """
 

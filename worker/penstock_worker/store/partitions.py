@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -17,9 +18,11 @@ _LOCK = 0x70656E73746F
 
 
 def partition_name(record: RecordType, month: datetime) -> str:
-    """`metrics_y2026m11`; cut to what PostgreSQL allows, the month kept whole."""
-    suffix = f"_y{month.year:04d}m{month.month:02d}"
-    return record.declaration.table_name[: 63 - len(suffix)] + suffix
+    """`metrics_y2026m11`; of a long name the table is cut, with a hash to tell it from others, and the month kept whole."""
+    table, suffix = record.declaration.table_name, f"_y{month.year:04d}m{month.month:02d}"
+    if len(table) + len(suffix) > 63:
+        table = f"{table[: 54 - len(suffix)]}_{zlib.crc32(table.encode()):08x}"
+    return table + suffix
 
 
 def ensure_partitions(connection: Connection, record: RecordType, now: datetime | None = None) -> list[str]:
@@ -33,6 +36,9 @@ def ensure_partitions(connection: Connection, record: RecordType, now: datetime 
 
     Returns:
         The names of those that were made; none where the table itself is still to be made.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: Somebody uses the table for long; none was made, try again.
     """
     if record.declaration.append_only is None:
         return []
@@ -57,6 +63,8 @@ def _create(connection: Connection, record: RecordType, month: datetime) -> bool
     name = partition_name(record, month)
     if _exists(connection, schema, name):
         return False
+    # It locks the whole table: behind a long query it would wait, and all writers behind it.
+    connection.execute("SET LOCAL lock_timeout = '2s'")
     connection.execute(
         f"CREATE TABLE {quote(schema)}.{quote(name)} PARTITION OF {quote(schema)}.{quote(table)} "
         f"FOR VALUES FROM ('{month.isoformat()}') TO ('{months_later(month, 1).isoformat()}')"
