@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,12 @@ class Tables:
 
     def __init__(self, database: Database, stages: Mapping[str, Stage]) -> None:
         self._database, self._stages = database, stages
+        #: By parent type: the types of its children, each with the field that holds the parent's key.
+        self._children: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, stage in stages.items():
+            parent = stage.plan.record.declaration.parent
+            if parent:
+                self._children[parent.type].append((name, parent.field))
 
     def prepare(self, groups: Groups) -> None:
         """Make the staging tables; the events of a table that does not fit are held."""
@@ -60,16 +67,9 @@ class Tables:
     def _hold_table(self, name: str, groups: Groups, exc: psycopg.Error) -> None:
         verdict = verdict_on_table(exc)
         _log_held(name, exc)
-        for table in (name, *self._children(name)):
+        for table in (name, *(child for child, _ in self._children[name])):
             for event in groups.pop(table, ()):
                 event.end(verdict)
-
-    def _children(self, name: str) -> list[str]:
-        return [
-            child
-            for child, stage in self._stages.items()
-            if stage.plan.record.declaration.parent and stage.plan.record.declaration.parent.type == name
-        ]
 
     def write(self, connection: Connection, groups: Groups, watch: Stopwatch, *, is_careful: bool) -> None:
         """
@@ -105,12 +105,10 @@ class Tables:
     ) -> tuple[list[Placeholder], dict[Any, int]]:
         """What the children in this batch need of table `name`: the parents that are missing, and when others were deleted."""
         by_key: dict[Any, Placeholder] = {}
-        for child in self._children(name):
-            parent = self._stages[child].plan.record.declaration.parent
-            assert parent is not None, "a child has a parent"
+        for child, field in self._children[name]:
             for event in groups.get(child, ()):
                 if event.verdict is None and not event.is_delete:
-                    key = event.data[parent.field]
+                    key = event.data[field]
                     by_key.setdefault(key, Placeholder((key,))).children.append(event)
         if not by_key:
             return [], {}
@@ -127,10 +125,9 @@ class Tables:
         """A child that is not newer than its parent's delete is written, for its lowest version counts, but is not seen."""
         if not deleted:
             return
-        for child in self._children(name):
-            parent = self._stages[child].plan.record.declaration.parent
+        for child, field in self._children[name]:
             for event in groups.get(child, ()):
-                if parent and not event.is_delete and event.version <= deleted.get(event.data[parent.field], -1):
+                if not event.is_delete and event.version <= deleted.get(event.data[field], -1):
                     event.outcome = Outcome.SUPERSEDED if event.verdict is None else event.outcome
 
     def _write_table(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
