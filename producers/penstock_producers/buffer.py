@@ -20,6 +20,7 @@ from uuid import UUID
 from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, Drops
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.options import Options
+from penstock_schemas.answer import SeqRange
 from penstock_schemas.wire import DroppedRange, Envelope
 
 __all__ = ["Buffer"]
@@ -52,6 +53,8 @@ class Buffer:
         self.late_at = math.inf
         self.is_closing = False
         self.is_abandoned = False
+        #: Where events that are cut now are to be answered; None while nobody waits for answers.
+        self.reply_to: str | None = None
 
         self._options = options
         self._max_events = options.max_events
@@ -62,6 +65,7 @@ class Buffer:
         self.work = threading.Condition(self.lock)
         self.progress = threading.Condition(self.lock)
         self._pending: deque[tuple[int, bytes, float]] = deque()
+        self._queries: deque[Envelope] = deque()
         self._pending_bytes = 0
         self._is_full_batch = False
         self._flush_before = 0
@@ -187,6 +191,12 @@ class Buffer:
             return self.in_flight[0].seq
         return self._pending[0][0] if self._pending else math.inf
 
+    def ask(self, epoch: UUID, ranges: Sequence[SeqRange]) -> None:
+        """Ask, ahead of all that waits, what became of numbers of an epoch; the answer goes to `reply_to`."""
+        with self.lock:
+            self._queries.append(Envelope(self._options.name, epoch, 0, reply_to=self.reply_to, query=tuple(ranges)))
+            self.work.notify()
+
     def begin_close(self) -> None:
         """From now on nothing is accepted; the sender sends the rest, says that it was the last, and ends."""
         with self.lock:
@@ -240,7 +250,7 @@ class Buffer:
 
     def due_in_s(self) -> float:
         """Seconds until the sender has something to do: 0 for now, infinity for not before something happens."""
-        if self._is_forced() or self._is_batch_full():
+        if self._queries or self._is_forced() or self._is_batch_full():
             return 0
         if self._pending:
             return max(0, self._pending[0][2] + self._options.linger_s - self._now())
@@ -251,6 +261,9 @@ class Buffer:
         return math.inf
 
     def _cut_first(self) -> int:
+        if self._queries:
+            self.in_flight.append(self._queries.popleft())
+            return 0
         dropped = self.drops.take(_RANGES_PER_ENVELOPE) if self.drops else ()
         if self._pending:
             return self._cut_events(dropped)
@@ -277,7 +290,7 @@ class Buffer:
             size += len(event)
         self._pending_bytes -= size
         self._is_full_batch = self._is_batch_full()
-        self.in_flight.append(Envelope(self._options.name, self.epoch, first, events, dropped))
+        self.in_flight.append(Envelope(self._options.name, self.epoch, first, events, dropped, self.reply_to))
         return size
 
     def confirm(self, envelope: Envelope) -> None:

@@ -8,6 +8,9 @@ The wire: one message is one JSON envelope of one or more events.
 `seq` is the number of the first event; the events of an envelope are numbered without gaps. An envelope without events is a
 heartbeat: its `seq` is the number that the next event will get, and `"closed": true` says that none will follow. The same
 facts travel in the headers, so that a message with a broken body is accounted for.
+
+`reply_to` asks for an answer about these events, and `"query": [[0, 99], ...]`, in an envelope without events, about others of
+the same epoch; see `penstock_schemas.answer`. A query is no heartbeat: its `seq` says nothing, and is 0.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
+
+from penstock_schemas.answer import SeqRange
 
 __all__ = [
     "CONTENT_TYPE",
@@ -98,6 +103,7 @@ class Envelope:
     dropped: Sequence[DroppedRange] = ()
     reply_to: str | None = None
     is_closed: bool = False
+    query: Sequence[SeqRange] = ()
 
     def body(self) -> bytes:
         """The message's bytes."""
@@ -111,6 +117,8 @@ class Envelope:
         }
         if self.is_closed:
             head["closed"] = True
+        if self.query:
+            head["query"] = self.query
         return b'%b,"events":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(self.events))
 
     def headers(self) -> dict[str, Any]:
