@@ -4,12 +4,13 @@ What can go wrong in a producer, besides what is wrong with a record (`penstock_
     ProducerError
     ├── ProducerClosed   publish() after close()
     ├── BufferFull       only under the policies "raise" and "block"
+    ├── NotConfigured    the module's own publish() knows no broker
     └── TransportError   a message was not confirmed; stays inside, the sender tries again
 """
 
 from __future__ import annotations
 
-__all__ = ["BufferFull", "ProducerClosed", "ProducerError", "TransportError"]
+__all__ = ["BufferFull", "NotConfigured", "ProducerClosed", "ProducerError", "TransportError"]
 
 
 class ProducerError(Exception):
@@ -22,6 +23,10 @@ class ProducerClosed(ProducerError):  # noqa: N818  # it is a state, not a mista
 
 class BufferFull(ProducerError):  # noqa: N818  # it is a state, not a mistake
     """Raised when the buffer has no room and the policy forbids to drop; the event was not accepted."""
+
+
+class NotConfigured(ProducerError):  # noqa: N818  # it is a state, not a mistake
+    """Raised when something is published without a producer, and no broker is named."""
 
 
 class TransportError(ProducerError):
