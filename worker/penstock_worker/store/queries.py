@@ -17,6 +17,7 @@ from penstock_schemas import RecordType, Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
+from penstock_worker.store.ledger import folded
 
 __all__ = [
     "LetterGroup",
@@ -125,32 +126,26 @@ def count_rows(connection: Connection, registry: Registry) -> dict[str, int]:
 
 
 def count_outcomes(connection: Connection) -> dict[str, int]:
-    """Events per outcome; one that came twice with the same outcome counts once."""
-    rows = connection.execute(
-        "SELECT outcome, sum(upper(r) - lower(r))::bigint FROM"
-        " (SELECT outcome, unnest(range_agg(seqs)) AS r FROM penstock.ledger GROUP BY epoch, outcome) AS folded"
-        " GROUP BY outcome ORDER BY outcome"
+    """Events per outcome; one that was told several times counts once, see `ledger.PRECEDENCE`."""
+    query = sql.SQL(
+        "SELECT outcome, sum(upper(part) - lower(part))::bigint"
+        " FROM ({folded}) AS folded, unnest(seqs) AS part GROUP BY outcome ORDER BY outcome"
     )
-    return dict(rows.fetchall())  # type: ignore[arg-type]  # text and bigint
+    return dict(connection.execute(query.format(folded=folded())).fetchall())  # type: ignore[arg-type]  # text and bigint
 
 
 def run_progress(connection: Connection, producers: Sequence[str]) -> RunProgress:
     """What became of the events of these producers. `stored` are those whose effect is in a row, superseded ones included."""
-    query = """
-        WITH folded AS (
-            SELECT range_agg(l.seqs) FILTER (WHERE l.outcome IN ('stored', 'superseded')) AS stored,
-                   range_agg(l.seqs) FILTER (WHERE l.outcome IN ('dead', 'held')) AS lettered,
-                   range_agg(l.seqs) AS ended
-            FROM penstock.ledger l JOIN penstock.producers p USING (epoch)
-            WHERE p.producer = ANY (%s) GROUP BY l.epoch
-        )
-        SELECT coalesce(sum((SELECT sum(upper(r) - lower(r)) FROM unnest(stored) AS r)), 0)::bigint AS stored,
-               coalesce(sum((SELECT sum(upper(r) - lower(r)) FROM unnest(lettered) AS r)), 0)::bigint AS dead_lettered,
-               coalesce(sum((SELECT sum(upper(r) - lower(r)) FROM unnest(ended) AS r)), 0)::bigint AS ended
-        FROM folded
-    """
+    theirs = sql.SQL("(SELECT l.* FROM penstock.ledger l JOIN penstock.producers USING (epoch) WHERE producer = ANY (%s)) AS l")
+    query = sql.SQL("""
+        SELECT coalesce(sum(events) FILTER (WHERE outcome IN ('stored', 'superseded')), 0)::bigint AS stored,
+               coalesce(sum(events) FILTER (WHERE outcome IN ('dead', 'held')), 0)::bigint AS dead_lettered,
+               coalesce(sum(events), 0)::bigint AS ended
+        FROM ({folded}) AS folded,
+             LATERAL (SELECT sum(upper(part) - lower(part)) AS events FROM unnest(seqs) AS part) AS counted
+    """)
     with connection.cursor(row_factory=class_row(RunProgress)) as cursor:
-        progress = cursor.execute(query, [list(producers)]).fetchone()
+        progress = cursor.execute(query.format(folded=folded(theirs)), [list(producers)]).fetchone()
     assert progress is not None  # an aggregate always has a row
     return progress
 
