@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 
 from penstock_schemas import Record
 from penstock_schemas.records.guardian import GuardianMetric
-from penstock_schemas.records.scheduler import SchedulerJob
+from penstock_schemas.records.scheduler import SchedulerJob, SchedulerPipeline
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
 from penstock_schemas.registry import load_registry
 from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event, new_epoch
@@ -24,6 +25,7 @@ from penstock_worker.ingest.tasks import Child
 from penstock_worker.ingest.write import Writer
 from penstock_worker.settings import Settings
 from penstock_worker.store import suspects
+from penstock_worker.store.careful import STEP_ROWS
 from penstock_worker.store.connection import Database, connect_with
 
 REGISTRY = load_registry()
@@ -129,6 +131,57 @@ def test_bad_data_is_dead_and_alone(desk: Desk, state: str) -> None:
     desk.raise_for("bad", state)
     assert desk.write(*jobs(20, bad=7)) == {"stored": 19, "dead": 1}
     assert desk.letters() == {("dead", "refused_by_database", state): 1}
+
+
+def test_a_batch_of_culprits_costs_one_try_for_each_and_little_more(desk: Desk) -> None:
+    """A producer whose every event is refused must not take the workers' time from the others."""
+    desk.raise_for("bad", "22008")
+    records = jobs(1_000)
+    records[100:900] = [SchedulerJob(id=f"j{n:04d}", name="bad") for n in range(100, 900)]
+    statements = _count_statements(desk)
+    assert desk.write(*records) == {"stored": 200, "dead": 800}
+    assert desk.letters() == {("dead", "refused_by_database", "22008"): 800}
+    ((tries,),) = desk.query("SELECT last_value FROM raised")
+    assert 800 <= tries <= 800 + 1_000 // STEP_ROWS + 2
+    assert len(statements) < 30, "the search is the server's, not a round trip for each try"
+
+
+def _count_statements(desk: Desk) -> list[object]:
+    """What the writer says to PostgreSQL from now on."""
+    statements: list[object] = []
+
+    class Counted(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *args: Any, **options: Any) -> Any:
+            statements.append(query)
+            return super().execute(query, *args, **options)
+
+    desk.writer.database.connection().cursor_factory = Counted
+    return statements
+
+
+def test_of_several_events_of_one_key_only_the_culprit_is_dead(desk: Desk) -> None:
+    """Each sets a column of its own, so that all are in the merged row; each alone is tried when that is refused."""
+    desk.raise_for("bad", "22008")
+    good = [SchedulerJob(id="a", pipeline="p"), SchedulerJob(id="a", cron_expr="c"), SchedulerJob(id="b", name="good")]
+    assert desk.write(*good, SchedulerJob(id="a", name="bad")) == {"stored": 3, "dead": 1}
+    assert desk.query("SELECT id, name, pipeline, cron_expr FROM scheduler.jobs ORDER BY 1") == [
+        ("a", None, "p", "c"),
+        ("b", "good", None, None),
+    ]
+
+
+def test_values_that_no_column_takes_are_dead_and_alone(desk: Desk) -> None:
+    """They are refused before there is a row: by the type of a column, or by Python, which cannot write them."""
+    pipelines = [SchedulerPipeline(name=f"p{n}", config={"n": float("inf") if n == 3 else n}) for n in range(6)]
+    events = [encode_event("scheduler.pipeline", "upsert", VERSION, _json_of(p)) for p in pipelines]
+    message = RawMessage(Envelope("desk", desk.epoch, 0, events).body(), CONTENT_TYPE, {})
+    assert desk.writer.write([message]).outcomes == {"stored": 5, "dead": 1}
+    assert desk.keys("scheduler.pipelines", "name") == ["p0", "p1", "p2", "p4", "p5"]
+
+
+def _json_of(pipeline: SchedulerPipeline) -> bytes:
+    """With 1e400, which Python reads as Infinity."""
+    return json.dumps({"name": pipeline.name, "config": pipeline.config}).replace("Infinity", "1e400").encode()
 
 
 @pytest.mark.parametrize(("state", "reason"), [("23505", "constraint"), ("23514", "constraint"), ("XX000", "unknown_error")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 from psycopg import errors
 
-from penstock_worker.store.sqlstate import Answer, answer_to
+from penstock_worker.store.sqlstate import NOT_A_ROWS, Answer, answer_to
 
 EXPECTED = {
     "22021": Answer.EVENT,  # a NUL character
@@ -53,3 +55,8 @@ def test_a_broken_connection_has_no_state_and_is_away() -> None:
 def test_an_error_of_the_driver_is_unknown() -> None:
     assert answer_to(psycopg.ProgrammingError("too many parameters")) is Answer.UNKNOWN
     assert answer_to(psycopg.DataError("a value does not fit")) is Answer.UNKNOWN
+
+
+@pytest.mark.parametrize(("state", "answer"), EXPECTED.items())
+def test_a_search_goes_on_only_after_errors_of_one_row(state: str, answer: Answer) -> None:
+    assert bool(re.search(NOT_A_ROWS, state)) == (answer not in (Answer.EVENT, Answer.OURS, Answer.UNKNOWN))

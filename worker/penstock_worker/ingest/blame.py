@@ -7,9 +7,10 @@ import logging
 import psycopg
 
 from penstock_worker.ingest.outcome import Outcome, Verdict
-from penstock_worker.store.sqlstate import Answer, answer_to
+from penstock_worker.store.careful import Refusal
+from penstock_worker.store.sqlstate import Answer, answer_to, answer_to_state
 
-__all__ = ["blame", "is_of_table", "log_refusal", "one_line", "verdict_on_table"]
+__all__ = ["blame", "is_of_table", "log_refusal", "one_line", "squeezed", "verdict_on_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -17,20 +18,18 @@ logger = logging.getLogger(__name__)
 _NOT_PERMITTED = "42501"
 
 
-def blame(exc: psycopg.Error | ValueError) -> Verdict:
-    """The verdict on the culprit; errors that are nobody's fault are raised on."""
-    if not isinstance(exc, psycopg.Error):
-        return Verdict(Outcome.DEAD, "invalid", one_line(exc))
-    answer = answer_to(exc)
-    if answer is Answer.EVENT:
-        return _verdict_on(exc, Outcome.DEAD, "refused_by_database")
-    if answer is Answer.OURS:
-        return _verdict_on(exc, Outcome.HELD, "constraint")
-    if answer is Answer.TABLE:
-        return verdict_on_table(exc)
-    if answer is Answer.UNKNOWN:
-        return _verdict_on(exc, Outcome.HELD, "unknown_error")
-    raise exc
+_VERDICTS = {
+    Answer.EVENT: (Outcome.DEAD, "refused_by_database"),
+    Answer.OURS: (Outcome.HELD, "constraint"),
+    Answer.UNKNOWN: (Outcome.HELD, "unknown_error"),
+}
+
+
+def blame(refusal: Refusal) -> Verdict:
+    """The verdict on a row that PostgreSQL refused."""
+    outcome, reason = _VERDICTS[answer_to_state(refusal.sqlstate)]
+    detail = squeezed(f"{refusal.message}: {refusal.detail}" if refusal.detail else refusal.message)
+    return Verdict(outcome, reason, detail, refusal.sqlstate, refusal.constraint or None, refusal.column or None)
 
 
 def is_of_table(exc: psycopg.Error | ValueError) -> bool:
@@ -40,7 +39,8 @@ def is_of_table(exc: psycopg.Error | ValueError) -> bool:
 
 def verdict_on_table(exc: psycopg.Error) -> Verdict:
     """The verdict on all events of a table that lacks something: they are a migration, or a GRANT, away from being stored."""
-    return _verdict_on(exc, Outcome.HELD, "not_permitted" if exc.sqlstate == _NOT_PERMITTED else "table_does_not_fit")
+    reason = "not_permitted" if exc.sqlstate == _NOT_PERMITTED else "table_does_not_fit"
+    return Verdict(Outcome.HELD, reason, one_line(exc), exc.sqlstate, exc.diag.constraint_name, exc.diag.column_name)
 
 
 def log_refusal(exc: psycopg.Error) -> None:
@@ -49,12 +49,11 @@ def log_refusal(exc: psycopg.Error) -> None:
         logger.error("the database refuses this worker: %s", one_line(exc), extra={"action": "refused"})
 
 
-def _verdict_on(exc: psycopg.Error, outcome: Outcome, reason: str) -> Verdict:
-    """A verdict that tells what PostgreSQL said."""
-    diagnostics = exc.diag
-    return Verdict(outcome, reason, one_line(exc), exc.sqlstate, diagnostics.constraint_name, diagnostics.column_name)
-
-
 def one_line(exc: Exception) -> str:
     """An error as one line of at most 500 characters."""
-    return " ".join(str(exc).split())[:500]
+    return squeezed(str(exc))
+
+
+def squeezed(text: str) -> str:
+    """A text as one line of at most 500 characters."""
+    return " ".join(text.split())[:500]

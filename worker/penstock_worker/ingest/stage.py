@@ -48,14 +48,18 @@ class Stage:
 
     plan: UpsertPlan
 
-    def lines(self, items: Iterable[Event | Placeholder]) -> Staged:
+    def lines(self, items: Iterable[Event | Placeholder], *, is_apart: bool = False) -> Staged:
         """
         One line per key, sorted by key: every worker locks rows in this one order.
+
+        Args:
+            items: What is to be written.
+            is_apart: One line per event instead, also where several have one key.
 
         Raises:
             ValueError: A value cannot be written, such as NaN in JSON.
         """
-        plain, rows = self._split(items)
+        plain, rows = self._single(items) if is_apart else self._split(items)
         pairs = [*self._plain_lines(plain), *self._row_lines(rows)]
         pairs.sort(key=itemgetter(0))
         return Staged(escape(line for _, line in pairs), len(pairs), is_simple=not rows)
@@ -76,6 +80,10 @@ class Stage:
             else:
                 rows.append(fold(self._record, events))
         return plain, rows
+
+    def _single(self, items: Iterable[Event | Placeholder]) -> tuple[list[Event], list[Row]]:
+        """Every event a row of its own."""
+        return [], [fold(self._record, [item]) if isinstance(item, Event) else Row(item.key) for item in items]
 
     @property
     def _record(self) -> RecordType:

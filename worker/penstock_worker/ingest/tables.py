@@ -1,10 +1,12 @@
-"""The tables of a batch: each written with one statement, or in halves around a culprit; parents first, and never missing."""
+"""The tables of a batch: each written with one statement, or around its culprits; parents first, and never missing."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import psycopg
@@ -12,10 +14,11 @@ import psycopg
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
 from penstock_worker.ingest.message import Event
-from penstock_worker.ingest.outcome import Outcome
+from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.reduce import stamp_text
-from penstock_worker.ingest.stage import Placeholder, Stage
+from penstock_worker.ingest.stage import Placeholder, Stage, Staged
 from penstock_worker.ingest.stopwatch import Stopwatch
+from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
 
 __all__ = ["Groups", "Tables"]
@@ -79,7 +82,7 @@ class Tables:
             connection: In the batch's transaction.
             groups: Events by type.
             watch: Told the stages.
-            is_careful: Isolate culprits with savepoints and end them, instead of raising.
+            is_careful: Find culprits and end them, instead of raising.
 
         Raises:
             psycopg.Error: PostgreSQL objected; when careful, only to what is no event's fault.
@@ -146,23 +149,72 @@ class Tables:
 
     def _write_carefully(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
         """Write what can be written; end what cannot, alone."""
-        if not items:
-            return
         try:
             with connection.transaction():
-                connection.execute(stage.plan.clear)
-                self._write_table(connection, stage, items, watch)
-        except (psycopg.Error, ValueError) as exc:
-            verdict = blame(exc)
-            if is_of_table(exc):
-                _log_held(stage.plan.record.name, exc)
-            if is_of_table(exc) or len(items) == 1:
-                for item in items:
-                    item.end(verdict)
-                return
-            middle = len(items) // 2
-            self._write_carefully(connection, stage, items[:middle], watch)
-            self._write_carefully(connection, stage, items[middle:], watch)
+                apart = self._write_search(connection, stage, items, watch)
+                self._write_search(connection, stage, apart, watch, is_apart=True)
+        except psycopg.Error as exc:
+            if not is_of_table(exc):
+                raise
+            _log_held(stage.plan.record.name, exc)
+            verdict = verdict_on_table(exc)
+            for item in items:
+                item.end(verdict)
+
+    def _write_search(
+        self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch, *, is_apart: bool = False
+    ) -> list[Item]:
+        """
+        Write rows, one per key or, `is_apart`, one per event, and end those that are refused.
+
+        Returns:
+            The events of refused rows that are made of several; they have not ended.
+        """
+        watch.start("encode")
+        items, staged = _encode(stage, items, is_apart=is_apart)
+        if not items:
+            return []
+        watch.start("copy")
+        search = Search(connection, stage.plan)
+        search.fill(staged.data)
+        failpoints.hit("after_copy")
+        watch.start("upsert")
+        rows = _rows(items, is_apart=is_apart)
+        refused = [(rows[refusal.place], blame(refusal)) for refusal in search.run()]
+        stamps = search.finish()
+        for row, verdict in refused:
+            for item in row if len(row) == 1 else ():
+                item.end(verdict)
+        again = [item for row, _ in refused if len(row) > 1 for item in row]
+        left_out = {id(item) for row, _ in refused for item in row}
+        _supersede(stamps, [item for item in items if id(item) not in left_out], len(stage.plan.record.key))
+        return again
+
+
+def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool) -> tuple[Sequence[Item], Staged]:
+    """The items that can be written as text, and their lines; the others are ended."""
+    try:
+        return items, stage.lines(items, is_apart=is_apart)
+    except ValueError:
+        items = [item for item in items if _is_encodable(stage, item)]
+        return items, stage.lines(items, is_apart=is_apart)
+
+
+def _is_encodable(stage: Stage, item: Item) -> bool:
+    try:
+        stage.lines([item])
+    except ValueError as exc:
+        item.end(Verdict(Outcome.DEAD, "invalid", one_line(exc)))
+        return False
+    return True
+
+
+def _rows(items: Sequence[Item], *, is_apart: bool) -> list[list[Item]]:
+    """The items of each line that `Stage.lines` makes of them, in its order."""
+    in_order = sorted(items, key=attrgetter("key"))
+    if is_apart:
+        return [[item] for item in in_order]
+    return [list(row) for _, row in groupby(in_order, attrgetter("key"))]
 
 
 def _log_held(name: str, exc: Exception) -> None:

@@ -2,8 +2,8 @@
 Write a batch: from messages to committed rows, dead letters and ledger, in one transaction.
 
 The usual batch goes through in one try per table. When PostgreSQL objects to something in it, the transaction is tried again
-*carefully*: with savepoints, each table in halves, until the culprit is alone and ends as a dead letter. What is not the
-events' fault is raised as `DatabaseAway`, and nothing was stored.
+*carefully*: row by row where it must be, until each culprit is alone and ends as a dead letter. What is not the events' fault
+is raised as `DatabaseAway`, and nothing was stored.
 """
 
 from __future__ import annotations

@@ -6,20 +6,20 @@ import enum
 
 import psycopg
 
-__all__ = ["Answer", "answer_to"]
+__all__ = ["NOT_A_ROWS", "Answer", "answer_to", "answer_to_state"]
 
 
 class Answer(enum.Enum):
     """Who is to blame, and so what happens next."""
 
-    EVENT = "the event can never be stored: find it by bisecting, it is dead"
+    EVENT = "the event can never be stored: find it, it is dead"
     OURS = "not the event's fault: try once more, then find and hold it"
     RETRY = "try the transaction again"
     RECONNECT = "try the transaction again over a new connection"
     TABLE = "the table does not fit, or we may not write it: hold its events, alarm; if it is Penstock's own: pause, alarm"
     AWAY = "the database is away: give back, pause, probe"
     REFUSED = "the database refuses us: give back, pause, alarm"
-    UNKNOWN = "find it by bisecting, then hold it"
+    UNKNOWN = "find it, then hold it"
 
 
 #: Prefixes of SQLSTATE, the longer ones first. Class 22 is "data exception"; see PostgreSQL's appendix A, Error Codes.
@@ -47,9 +47,18 @@ _ANSWERS: dict[str, Answer] = {
 }
 
 
+_OF_ONE_ROW = (Answer.EVENT, Answer.OURS, Answer.UNKNOWN)
+#: A regular expression of the SQLSTATEs that say nothing about one row: the search for a culprit ends with them.
+NOT_A_ROWS = f"^({'|'.join(prefix for prefix, answer in _ANSWERS.items() if answer not in _OF_ONE_ROW)})"
+
+
 def answer_to(error: psycopg.Error) -> Answer:
     """The answer to an error; one without a SQLSTATE is a connection that broke."""
-    state = error.sqlstate
-    if state is None:
+    if error.sqlstate is None:
         return Answer.AWAY if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else Answer.UNKNOWN
+    return answer_to_state(error.sqlstate)
+
+
+def answer_to_state(state: str) -> Answer:
+    """The answer to a SQLSTATE."""
     return next((answer for prefix, answer in _ANSWERS.items() if state.startswith(prefix)), Answer.UNKNOWN)

@@ -97,26 +97,37 @@ class UpsertPlan:
     @cached_property
     def upsert(self) -> str:
         """Merges what is staged. Rows are written in the order in which they were staged: sorted, which is the lock order."""
+        return self.upsert_from(self.staging)
+
+    def upsert_from(self, source: str) -> str:
+        """The same from another table or subquery with the staged columns."""
         return (
-            f"INSERT INTO {self.table} AS t ({self._columns}) SELECT {self._columns} FROM {self.staging} AS s "
+            f"INSERT INTO {self.table} AS t ({self._columns}) SELECT {self._columns} FROM {source} AS s "
             f"ON CONFLICT ({self._key}) DO UPDATE SET {', '.join(self._assignments())}, _stored_at = now() "
             f"WHERE {self._is_change()}"
         )
 
     @cached_property
-    def clear(self) -> str:
-        """Empties the staging table inside a transaction that stages twice."""
-        return f"TRUNCATE {self.staging}"
-
-    @cached_property
     def stamps_of_staged(self) -> str:
         """The stamps that the staged keys' rows hold now: key columns, then `_version, _event, _deleted_*, _stamps`."""
+        return self.stamps_from(self.staging)
+
+    def stamps_from(self, source: str) -> str:
+        """The same for the keys of another table or subquery."""
         deleted = "t._deleted_version, t._deleted_event::text" if self.has_deletes else "NULL::bigint, NULL::text"
         keys = ", ".join(f"t.{quote(name)}" for name in self.record.key)
         return (
             f"SELECT {keys}, t._version, t._event::text, {deleted}, t._stamps "
-            f"FROM {self.staging} AS s JOIN {self.table} AS t USING ({self._key})"
+            f"FROM {source} AS s JOIN {self.table} AS t USING ({self._key})"
         )
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The SQL types of the staged columns, in their order."""
+        own = {"_version": Kind.BIGINT, "_oldest": Kind.BIGINT, "_deleted_version": Kind.BIGINT}
+        own |= {"_event": Kind.UUID, "_deleted_event": Kind.UUID, "_stamps": Kind.JSONB, "_extra": Kind.JSONB}
+        kinds = {column.name: column.kind for column in self.record.columns}
+        return {name: str(kinds.get(name) or own[name]) for name in self.names}
 
     @cached_property
     def parents_of(self) -> str:
