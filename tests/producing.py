@@ -12,9 +12,21 @@ from penstock_producers import TransportError
 from penstock_producers.buffer import Buffer
 from penstock_producers.options import Options
 from penstock_producers.sender import Sender
+from penstock_producers.transports import Mailbox, Transport
 from penstock_schemas.wire import Envelope, new_epoch
 
-__all__ = ["Clock", "Drops", "ScriptedTransport", "eventually", "in_child", "make_buffer", "make_sender", "numbers", "options"]
+__all__ = [
+    "Clock",
+    "Drops",
+    "ScriptedBroker",
+    "ScriptedTransport",
+    "eventually",
+    "in_child",
+    "make_buffer",
+    "make_sender",
+    "numbers",
+    "options",
+]
 
 
 def options(**given: Any) -> Options:
@@ -89,6 +101,19 @@ class ScriptedTransport:
         pass
 
 
+class ScriptedBroker:
+    """Gives the transports in the order given, each once."""
+
+    def __init__(self, *transports: Transport) -> None:
+        self._transports = iter(transports)
+
+    def transport(self) -> Transport:
+        return next(self._transports)
+
+    def mailbox(self) -> Mailbox:
+        raise NotImplementedError
+
+
 def make_buffer(clock: Clock | None = None, tell: Callable[[int, str], None] | None = None, **given: Any) -> Buffer:
     return Buffer(options(**given), new_epoch(), tell or Drops(), clock or Clock())
 
@@ -102,7 +127,7 @@ def numbers(envelope: Envelope) -> list[int]:
     return list(range(envelope.seq, envelope.seq + len(envelope.events)))
 
 
-def eventually(is_so: Callable[[], object], within_s: float = 10.0) -> None:
+def eventually(is_so: Callable[[], object], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to be in time"

@@ -29,14 +29,14 @@ class BrokerNode:
         self.server, self.name, self.id = server, server.name, server.name
         self.celeryconfig = {"url": url, "host_url": url}
 
-    def ready(self, timeout: float = 60) -> bool:
+    def ready(self, timeout: float = 180) -> bool:
         self.server.wait_ready(timeout)
         return True
 
     def logs(self) -> str:
         return self.server.logs()
 
-    def restart(self, timeout: float = 60) -> None:
+    def restart(self, timeout: float = 120) -> None:
         self.server.stop(timeout)
         self.server.start()
 

@@ -28,7 +28,7 @@ def run_demo(folder: Path, **urls: str) -> subprocess.CompletedProcess[str]:
         env=environment | urls,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
 

@@ -41,7 +41,7 @@ def test_a_first_event_is_stored(database_url, broker_url, tmp_path):
         [*PENSTOCK, "migrate", "up"],
         [sys.executable, EXAMPLE.name],
     ):
-        subprocess.run(words, cwd=tmp_path, env=os.environ | settings, check=True, timeout=60)
+        subprocess.run(words, cwd=tmp_path, env=os.environ | settings, check=True, timeout=120)
     worker = LocalProcess("worker", [*PENSTOCK, "worker"], log=tmp_path / "worker.log", env=settings, cwd=tmp_path)
 
     worker.start()
@@ -55,7 +55,7 @@ def test_a_first_event_is_stored(database_url, broker_url, tmp_path):
     assert row == ("2026-17", "Ada", 12_900, True), worker.logs()
 
 
-def wait_for_row(database_url: str, query: str, within_s: float = 60) -> tuple[object, ...] | None:
+def wait_for_row(database_url: str, query: str, within_s: float = 120) -> tuple[object, ...] | None:
     deadline = time.monotonic() + within_s
     with psycopg.connect(database_url, autocommit=True) as connection:
         while time.monotonic() < deadline:

@@ -32,10 +32,24 @@ def strikes(*actions: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def backlog(witness: Witness, worker_options: dict[str, object]) -> Witness:
-    """A thousand events that wait for a worker with one child, which takes a hundred of them at a time."""
-    worker_options["concurrency"] = 1
+    """
+    A thousand events that wait for a worker with one child, which takes a hundred of them at a time.
+
+    Only a hundred: however slowly they come, a batch waits until it is full.
+    """
+    worker_options.update(concurrency=1, batch_max_age_s=1)
     witness.publish(EVENTS)
     return witness
+
+
+@pytest.fixture
+def short_leases(worker_options: dict[str, object]) -> None:
+    """
+    On Redis, what a killed worker had goes to others when its leases have run out.
+
+    Other tests count exactly what was written: there a machine that stands still for a while must not cost a lease.
+    """
+    worker_options["lease_s"] = 3
 
 
 @pytest.fixture
@@ -66,6 +80,7 @@ def test_a_child_killed_after_its_commit_has_its_batch_written_twice(backlog: Wi
     _assert_settled(backlog, struck)
 
 
+@pytest.mark.usefixtures("short_leases")
 @strikes("before_ack=wait")
 def test_a_worker_killed_before_its_acks_leaves_them_to_the_next(
     backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess]
@@ -80,6 +95,7 @@ def test_a_worker_killed_before_its_acks_leaves_them_to_the_next(
     _assert_settled(backlog, second)
 
 
+@pytest.mark.usefixtures("short_leases")
 @strikes("before_commit=kill_parent")
 def test_an_orphaned_child_commits_and_the_next_worker_writes_it_again(
     backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess]
@@ -102,13 +118,14 @@ def test_sigterm_finishes_what_runs_and_gives_the_rest_back(
     until(lambda: "Warm shutdown" in struck.recent_log())
     failpoints.release("before_commit")
     until(lambda: not struck.is_running)
-    load.join(60)
+    load.join(120)
 
     assert struck.exit_code == 0
     written = backlog.count_rows()
     assert written == BATCH  # the one that was running
-    # All other messages, and each producer's last word; none of them in a lease.
-    assert backlog.left_on_broker() == (2 * EVENTS - written) // 20 + 2
+    # All other messages, and each producer's last word; none of them in a lease. RabbitMQ takes them back when it sees the
+    # connection's end, which may be after the worker's.
+    until(lambda: backlog.left_on_broker() == (2 * EVENTS - written) // 20 + 2)
     second = new_worker()
     second.start()
     backlog.wait_until_told()
@@ -134,6 +151,7 @@ def test_a_database_that_restarts_is_waited_for(
     _assert_settled(backlog, struck)
 
 
+@pytest.mark.usefixtures("short_leases")
 @strikes("before_commit=wait")
 def test_a_broker_that_restarts_loses_nothing(
     backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, broker_server: ValkeyServer | RabbitServer
@@ -144,11 +162,12 @@ def test_a_broker_that_restarts_loses_nothing(
     failpoints.release("before_commit")
     until(lambda: backlog.count_rows() == BATCH)
     broker_server.start()
-    load.join(60)
+    load.join(120)
     backlog.wait_until_told()
     _assert_settled(backlog, struck)
 
 
+@pytest.mark.usefixtures("short_leases")
 @strikes("before_commit=wait")
 def test_a_broker_that_drops_its_clients_loses_nothing(
     backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, broker_server: ValkeyServer | RabbitServer
@@ -165,6 +184,7 @@ def test_a_broker_that_drops_its_clients_loses_nothing(
     _assert_settled(backlog, struck)
 
 
+@pytest.mark.usefixtures("short_leases")
 @strikes("before_commit=wait")
 def test_a_broker_that_froze_is_consumed_again(
     backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, broker_server: ValkeyServer | RabbitServer
@@ -194,7 +214,7 @@ def test_one_killer_among_five_hundred_is_the_only_one_that_dies(
             witness.publish_one(producer, "a text that kills its reader" if number == 250 else "hello")
     worker: WorkerProcess = request.getfixturevalue("celery_setup").worker.container
     main = psutil.Process(worker.pid)
-    witness.wait_until_told(120)
+    witness.wait_until_told()
 
     assert witness.reasons() == {("dead", "killed_its_reader"): 1}
     assert witness.query("SELECT count(*) FROM translation.tasks WHERE source_text <> 'hello'") == [(0,)]
@@ -204,7 +224,7 @@ def test_one_killer_among_five_hundred_is_the_only_one_that_dies(
     _assert_settled(witness, worker, but=1)
 
 
-def test_a_database_away_for_twenty_seconds(
+def test_while_the_database_is_away_it_is_probed_and_nothing_else(
     witness: Witness, celery_setup: CeleryTestSetup, postgres_server: PostgresServer
 ) -> None:
     worker: WorkerProcess = celery_setup.worker.container
@@ -217,21 +237,23 @@ def test_a_database_away_for_twenty_seconds(
     away_since = time.monotonic()
     until(lambda: "paused, the database is away" in worker.logs())
     before, lines = _totals(celery_setup), worker.logs().count("\n")
-    until(lambda: time.monotonic() - away_since > 20)
-    during, lines = _totals(celery_setup), worker.logs().count("\n") - lines
+    until(lambda: worker.logs().count("\n") >= lines + 10)
+    lines = worker.logs().count("\n") - lines
+    during, away_s = _totals(celery_setup), time.monotonic() - away_since
     postgres_server.start()
-    back_since = time.monotonic()
+    back = _totals(celery_setup)
     until(lambda: "resumed, the database is back" in worker.logs())
-    resumed_after_s = time.monotonic() - back_since
+    resumed = _totals(celery_setup)
     stop.set()
-    load.join(60)
+    load.join(120)
     witness.wait_until_told()
 
-    assert resumed_after_s < 5
     # Not one batch, a probe a second, and a line for each of them.
+    probes = during["penstock.probe"] - before["penstock.probe"]
     assert during["penstock.write_batch"] == before["penstock.write_batch"]
-    assert 10 <= during["penstock.probe"] - before["penstock.probe"] <= 22
-    assert lines <= 25
+    assert lines - 3 <= probes <= away_s + 1
+    # One may have been on its way already when the database came back.
+    assert resumed["penstock.probe"] - back["penstock.probe"] <= 2
     assert witness.count_told() == len(witness.tasks)
     _assert_settled(witness, worker)
 
@@ -246,7 +268,7 @@ def _publish_until(witness: Witness, stop: threading.Event) -> None:
 def _totals(setup: CeleryTestSetup) -> dict[str, int]:
     """Tasks that the worker was given, by name."""
     hostname = setup.worker.hostname()
-    answer = setup.app.control.inspect(destination=[hostname], timeout=10).stats()
+    answer = setup.app.control.inspect(destination=[hostname], timeout=60).stats()
     return {"penstock.probe": 0, **answer[hostname]["total"]}
 
 

@@ -55,7 +55,7 @@ class Up(LocalProcess):
         """Press Ctrl-C and wait for the end; returns the exit code."""
         self.send_signal(signal.SIGINT)
         assert self._process is not None
-        return self._process.wait(60)
+        return self._process.wait(120)
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +149,10 @@ def test_a_second_run_in_the_folder_is_refused_and_a_dead_worker_starts_again(up
 def test_flower_shows_and_does_not_control(up: Up) -> None:
     up.start()
     url = up.stack["flower_url"]
-    with urllib.request.urlopen(f"{url}/workers?json=1", timeout=10) as page:
+    with urllib.request.urlopen(f"{url}/workers?json=1", timeout=60) as page:
         assert page.status == 200
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(f"{url}/api/worker/shutdown/penstock@{socket.gethostname()}", data=b"", timeout=10)
+        urllib.request.urlopen(f"{url}/api/worker/shutdown/penstock@{socket.gethostname()}", data=b"", timeout=60)
     assert up.interrupt() == 0
 
 
@@ -208,7 +208,7 @@ def as_ordinary_user() -> tuple[str, ...]:
 
 def run(folder: Path, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [*PENSTOCK, *words]
-    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=120, check=False)
 
 
 def publish(folder: Path, session: str) -> None:
@@ -227,7 +227,7 @@ def one_line(text: str) -> str:
     return text.strip()
 
 
-def wait_for(holds: Any, within_s: float = 30) -> None:
+def wait_for(holds: Any, within_s: float = 120) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "not in time"

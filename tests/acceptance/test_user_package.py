@@ -67,7 +67,7 @@ with Producer(broker_url, name=name) as producer:
         time.sleep(0.01)
         if Path(stop).exists():
             break
-    assert producer.flush(60), producer.status()
+    assert producer.flush(120), producer.status()
 print(number)
 """
 
@@ -243,7 +243,7 @@ def test_a_package_adds_a_column_while_everything_runs(
 def wait_for_end(process: LocalProcess) -> int:
     """What the publisher has printed last: how many it has published."""
     assert process._process is not None
-    assert process._process.wait(60) == 0, process.logs()
+    assert process._process.wait(120) == 0, process.logs()
     return int(process.logs().split()[-1])
 
 
@@ -255,7 +255,7 @@ def wait_for_more(database: psycopg.Connection[Any], *producers: str) -> None:
 
 
 def wait_until(database: psycopg.Connection[Any], query: str, *parameters: object) -> None:
-    deadline = "SELECT clock_timestamp() + interval '60 seconds'"
+    deadline = "SELECT clock_timestamp() + interval '120 seconds'"
     (end,) = database.execute(deadline).fetchone() or (None,)
     while database.execute(query, parameters).fetchone() != (True,):
         letters = database.execute("SELECT state, reason, detail FROM penstock.dead_letters LIMIT 3").fetchall()

@@ -22,7 +22,7 @@ __all__ = ["Witness", "until"]
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], within_s: float = 60) -> T:
+def until(look: Callable[[], T], within_s: float = 120) -> T:
     """Look again and again until there is something to see."""
     deadline = time.monotonic() + within_s
     while not (seen := look()):
@@ -48,9 +48,9 @@ class Witness:
     @contextmanager
     def producer(self, events_per_message: int = 20) -> Iterator[Producer]:
         """A producer whose every event must have reached the broker when the block ends."""
-        with Producer(self._broker_url, name="acceptance", batch_events=events_per_message, linger_s=10) as producer:
+        with Producer(self._broker_url, name="acceptance", batch_events=events_per_message, linger_s=1_000) as producer:
             yield producer
-            assert producer.flush(60)
+            assert producer.flush(120)
             assert not producer.status().dropped
 
     def publish(self, count: int, events_per_message: int = 20, text: str = "hello") -> None:
@@ -102,7 +102,7 @@ class Witness:
         """Dead letters by state and reason."""
         return Counter(self.query("SELECT state, reason FROM penstock.dead_letters"))  # type: ignore[arg-type]
 
-    def wait_until_told(self, within_s: float = 60) -> None:
+    def wait_until_told(self, within_s: float = 120) -> None:
         """Wait until every published event has its outcome."""
         until(lambda: sum(self.outcomes().values()) >= len(self.tasks), within_s)
 

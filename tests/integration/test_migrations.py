@@ -162,7 +162,7 @@ def test_a_migration_that_workers_block_gives_way_and_comes_back(database_url: s
 
 
 def wait_until(connection: psycopg.Connection[Any], query: str) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=30)
+    deadline = datetime.now(UTC) + timedelta(seconds=120)
     while connection.execute(query).fetchone() != (True,):
         assert datetime.now(UTC) < deadline, query
 

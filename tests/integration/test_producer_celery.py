@@ -57,9 +57,9 @@ def test_recycled_children_send_their_tail(valkey_url: str, tmp_path: Path) -> N
                     correlation_id=task["id"],
                 )
         # Two have ended, each replaced by the next; the third's task is done, its child waits to be replaced.
-        eventually(lambda: sum(body.get("closed", False) for body in read(valkey_url)) >= 3, within_s=60)
+        eventually(lambda: sum(body.get("closed", False) for body in read(valkey_url)) >= 3, within_s=120)
         worker.stop()
-        eventually(lambda: "parent" in tenants(valkey_url), within_s=10)
+        eventually(lambda: "parent" in tenants(valkey_url), within_s=60)
     finally:
         worker.clean_up()
     assert tenants(valkey_url) == {"parent": [0], "child": [0, 1, 2]}

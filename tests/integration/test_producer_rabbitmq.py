@@ -25,7 +25,7 @@ from tests.servers.rabbitmq import RabbitServer
 pytestmark = pytest.mark.rabbitmq
 
 PAIR = Pair(tenant="a", number=1)
-QUICK: dict[str, Any] = {"linger_s": 0, "timeout_s": 2.0, "retry_min_s": 0.01, "retry_max_s": 0.1}
+QUICK: dict[str, Any] = {"linger_s": 0, "timeout_s": 20.0, "retry_min_s": 0.01, "retry_max_s": 0.1}
 
 
 def read(url: str) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ def test_what_the_broker_refuses_is_sent_again(rabbitmq_url: str, rabbitmq_serve
         f"policies/{vhost(rabbitmq_url)}/full",
         {"pattern": ".*", "definition": {"max-length": 2, "overflow": "reject-publish"}, "apply-to": "queues"},
     )
-    with Producer(rabbitmq_url, **(QUICK | {"batch_events": 1, "timeout_s": 20.0})) as producer:
+    with Producer(rabbitmq_url, **(QUICK | {"batch_events": 1})) as producer:
         # A quorum queue notices a little late that it is full, so the first few are taken all the same.
         producer.publish_many([PAIR] * 10)
         producer.flush(5)
@@ -95,7 +95,7 @@ def test_what_the_broker_refuses_is_sent_again(rabbitmq_url: str, rabbitmq_serve
             taken.extend(seqs(read(rabbitmq_url)))
             return producer.flush(0.05)
 
-        eventually(is_done, within_s=30)
+        eventually(is_done)
         taken.extend(seqs(read(rabbitmq_url)))
     assert sorted(taken) == list(range(20))
 
@@ -115,23 +115,20 @@ def test_a_producer_that_may_only_write_can_write(rabbitmq_url: str, rabbitmq_se
 def test_a_wrong_password_is_an_outage_with_a_reason(rabbitmq_url: str) -> None:
     with Producer(rabbitmq_url.replace("guest:guest", "guest:wrong"), **QUICK, exit_deadline_s=0) as producer:
         producer.publish(PAIR)
-        eventually(lambda: producer.status().failures)
-        error = producer.status().last_error
-        assert error is not None
-        assert "ACCESS_REFUSED" in error
-        assert "wrong" not in error
+        eventually(lambda: "ACCESS_REFUSED" in str(producer.status().last_error))
+        assert "wrong" not in str(producer.status().last_error)
 
 
 def test_an_alarm_of_the_broker_holds_up_nobody(rabbitmq_url: str, rabbitmq_server: RabbitServer) -> None:
     """A blocked broker reads nothing more: without timeouts a publish would hang for ever (celery#2689)."""
-    with Producer(rabbitmq_url, **QUICK) as producer:
+    with Producer(rabbitmq_url, **(QUICK | {"timeout_s": 2.0})) as producer:
         producer.publish(PAIR)
         assert producer.flush(30)
         with memory_alarm(rabbitmq_server):
             producer.publish_many([Pair(tenant="a", number=1, text="x" * 10_000)] * 50)
-            eventually(lambda: producer.status().failures > 2, within_s=30)
+            eventually(lambda: producer.status().failures > 2)
             alarm = "RabbitMQ takes nothing: an alarm (memory or disk) blocks publishers"
-            eventually(lambda: producer.status().last_error == alarm, within_s=30)
+            eventually(lambda: producer.status().last_error == alarm)
         assert producer.flush(30)
     messages = read(rabbitmq_url)
     numbers = [body["seq"] + i for body in messages for i in range(len(body["events"]))]
@@ -153,4 +150,4 @@ def control(server: RabbitServer, *command: str) -> None:
     cookie = server._env["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"].rpartition(" ")[2]
     environment = {**os.environ, **server._env}
     arguments = ["-n", server._env["RABBITMQ_NODENAME"], "--erlang-cookie", cookie, *command]
-    subprocess.run([program, *arguments], env=environment, check=True, capture_output=True, timeout=60)
+    subprocess.run([program, *arguments], env=environment, check=True, capture_output=True, timeout=180)

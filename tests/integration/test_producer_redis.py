@@ -20,7 +20,7 @@ from tests.records import Pair
 from tests.servers.valkey import ValkeyServer
 
 PAIR = Pair(tenant="a", number=1)
-QUICK: dict[str, Any] = {"linger_s": 0, "timeout_s": 2.0, "retry_min_s": 0.01, "retry_max_s": 0.1}
+QUICK: dict[str, Any] = {"linger_s": 0, "timeout_s": 20.0, "retry_min_s": 0.01, "retry_max_s": 0.1}
 
 
 def test_a_message_is_what_kombu_itself_would_write(valkey_url: str) -> None:
@@ -48,15 +48,13 @@ def test_a_message_is_what_kombu_itself_would_write(valkey_url: str) -> None:
 
 
 def test_a_full_server_refuses_and_nothing_is_lost(valkey_url: str) -> None:
-    with redis.Redis.from_url(valkey_url) as client, Producer(valkey_url, **QUICK) as producer:
+    with redis.Redis.from_url(valkey_url) as client, Producer(valkey_url, **QUICK | {"linger_s": 1_000}) as producer:
         client.config_set("maxmemory", "100kb")
         try:
             producer.publish_many([PAIR] * 10)
-            eventually(lambda: producer.status().failures)
-            error = producer.status().last_error
-            assert error is not None
-            assert error.startswith("Redis: ")
-            assert "maxmemory" in error
+            assert producer.flush(0) is False
+            eventually(lambda: "maxmemory" in str(producer.status().last_error))
+            assert str(producer.status().last_error).startswith("Redis: ")
         finally:
             client.config_set("maxmemory", "0")
         assert producer.flush(30)
@@ -67,8 +65,7 @@ def test_a_key_that_is_no_list_is_an_outage_with_a_reason(valkey_url: str) -> No
     with redis.Redis.from_url(valkey_url) as client, Producer(valkey_url, **QUICK) as producer:
         client.set(QUEUE, "not a list")
         producer.publish(PAIR)
-        eventually(lambda: producer.status().failures)
-        assert "WRONGTYPE" in str(producer.status().last_error)
+        eventually(lambda: "WRONGTYPE" in str(producer.status().last_error))
         client.delete(QUEUE)
         assert producer.flush(30)
 
@@ -77,11 +74,8 @@ def test_a_wrong_password_is_an_outage_with_a_reason(valkey_url: str, valkey_ser
     wrong = valkey_url.replace(valkey_server.endpoint.password, "not-it")
     with Producer(wrong, **QUICK, exit_deadline_s=0) as producer:
         producer.publish(PAIR)
-        eventually(lambda: producer.status().failures)
-        error = producer.status().last_error
-        assert error is not None
-        assert "password" in error
-        assert "not-it" not in error
+        eventually(lambda: "password" in str(producer.status().last_error))
+        assert "not-it" not in str(producer.status().last_error)
 
 
 def test_the_database_of_the_url_is_used(valkey_url: str) -> None:
@@ -105,9 +99,8 @@ def test_a_cluster_is_refused_in_one_line(tmp_path: Path, caplog: pytest.LogCapt
         server.start()
         with Producer(server.url, **QUICK, exit_deadline_s=0) as producer:
             producer.publish(PAIR)
-            eventually(lambda: producer.status().failures)
             error = "Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ"
-            assert producer.status().last_error == error
+            eventually(lambda: producer.status().last_error == error)
     finally:
         server.clean_up()
     assert "Traceback" not in caplog.text

@@ -49,6 +49,8 @@ def test_valkey_never_evicts_and_keeps_an_append_only_file(valkey_url: str) -> N
 
 def test_valkey_keeps_its_keys_over_a_kill_and_not_over_tests(valkey_server: ValkeyServer, valkey_url: str) -> None:
     with redis.Redis.from_url(valkey_url) as client:
+        # By the second, as it is synced otherwise, a kill may take what was written last.
+        client.config_set("appendfsync", "always")
         client.set("kept", "yes")
         valkey_server.kill()
         valkey_server.start()
@@ -76,6 +78,6 @@ def test_nothing_of_a_server_stays_after_its_end(rabbitmq_server: RabbitServer, 
 def _round_trip(url: str) -> None:
     with Connection(url) as connection, connection.SimpleQueue("round-trip") as queue:
         queue.put({"n": 1})
-        message = queue.get(timeout=10)
+        message = queue.get(timeout=60)
         message.ack()
         assert message.payload == {"n": 1}

@@ -54,14 +54,13 @@ class Failpoints:
 def worker_settings(
     database_url: str, broker_url: str, failpoints: Failpoints, options: Mapping[str, object]
 ) -> dict[str, str]:
-    """The environment of a worker whose batches are small and whose leases are short."""
+    """The environment of a worker whose batches are small."""
     settings: dict[str, object] = {
         "database_url": database_url,
         "broker_url": broker_url,
         "failpoints": failpoints.setting,
         "concurrency": 2,
         "batch_max_events": 100,
-        "lease_s": 3,
         **options,
     }
     return {f"PENSTOCK_{name.upper()}": str(value) for name, value in settings.items()}
@@ -82,7 +81,7 @@ class WorkerProcess(LocalProcess):
             ready=lambda process: " ready." in process.recent_log(),
         )
 
-    def restart(self, timeout: float = 60) -> None:  # type: ignore[override]  # as pytest-celery calls it
+    def restart(self, timeout: float = 120) -> None:  # type: ignore[override]  # as pytest-celery calls it
         """An orderly end, then a start."""
         self.stop(timeout)
         self.start()

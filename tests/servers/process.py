@@ -13,7 +13,18 @@ from penstock_worker.stack.process import ManagedProcess, end_processes
 
 
 class Controls(ManagedProcess):
-    """What tests do to a process beyond starting and stopping it."""
+    """
+    What tests do to a process beyond starting and stopping it.
+
+    Starts and stops may take long: on a slow machine a server that is killed because it was slow to end would lose data, and a
+    test would take that for a loss.
+    """
+
+    def start(self, ready_within_s: float = 180) -> None:
+        super().start(ready_within_s)
+
+    def stop(self, within_s: float = 120) -> None:
+        super().stop(within_s)
 
     def logs(self) -> str:
         """Everything it wrote, over all its starts."""
@@ -27,7 +38,7 @@ class Controls(ManagedProcess):
     def pause(self) -> None:
         """Freeze it and all that it started: connections stay open and nobody answers."""
         self._signal_all(signal.SIGSTOP)
-        self.wait_until(lambda: all(_is_stopped(process) for process in self.processes()), within_s=10)
+        self.wait_until(lambda: all(_is_stopped(process) for process in self.processes()), within_s=60)
 
     def resume(self) -> None:
         self._signal_all(signal.SIGCONT)
@@ -93,7 +104,7 @@ class LocalProcess(Controls):
         self._orphans += self.processes()[1:]
         self.send_signal(_number(signal))
         assert self._process is not None
-        self._process.wait(60)
+        self._process.wait(120)
 
     def clean_up(self) -> None:
         super().clean_up()

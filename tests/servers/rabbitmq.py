@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from penstock_worker.errors import ConfigurationError
 from penstock_worker.stack.ports import LOOPBACK, find_free_port
 from tests.servers.process import Controls, LocalProcess
 
@@ -35,6 +36,11 @@ log.file = false
 """
 
 
+#: What Erlang and epmd write when another program has a port.
+_PORT_IS_BUSY = ("eaddrinuse", "Address already in use")
+_START_ATTEMPTS = 5
+
+
 def find_program() -> str | None:
     """The server's start script, or None where RabbitMQ is not installed."""
     return next((path for script in _SCRIPTS if (path := shutil.which(script))), None)
@@ -46,10 +52,29 @@ class RabbitServer(Controls):
     def __init__(self, folder: Path) -> None:
         super().__init__("RabbitMQ", log=folder / "rabbitmq.log", cwd=folder)
         self._folder = folder
+        self._has_started = False
+        self._choose_ports()
+
+    def _choose_ports(self) -> None:
         self.port = find_free_port()
         self._management_port = find_free_port()
-        self._mapper = _port_mapper(folder)
+        self._mapper = _port_mapper(self._folder)
         self._env |= self._environment()
+
+    def start(self, ready_within_s: float = 180) -> None:
+        """A first start takes other ports when another program was faster; afterwards the address stays."""
+        for attempts_left in reversed(range(_START_ATTEMPTS)):
+            try:
+                super().start(ready_within_s)
+            except ConfigurationError:
+                said = self.recent_log() + self._mapper.recent_log()
+                if self._has_started or not attempts_left or not any(words in said for words in _PORT_IS_BUSY):
+                    raise
+                self._mapper.clean_up()
+                self._choose_ports()
+            else:
+                self._has_started = True
+                return
 
     def command(self) -> Sequence[str]:
         program = find_program()
@@ -105,7 +130,7 @@ class RabbitServer(Controls):
     def call(self, method: str, path: str) -> Any:
         request = urllib.request.Request(f"http://{LOOPBACK}:{self._management_port}{path}", method=method)
         request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             body = answer.read()
         return json.loads(body) if body else None
 

@@ -69,9 +69,9 @@ def test_a_program_that_is_never_ready_is_ended(make: Maker) -> None:
 def test_last_words_are_of_the_last_start(make: Maker) -> None:
     process = make("print('ready'); import os, time; print(os.getpid(), flush=True); time.sleep(600)")
     process.start()
-    process.wait_until(lambda: str(process.pid) in process.recent_log(), 10)
+    process.wait_until(lambda: str(process.pid) in process.recent_log(), 60)
     process.restart()
-    process.wait_until(lambda: process.last_words() == str(process.pid), 10)
+    process.wait_until(lambda: process.last_words() == str(process.pid), 60)
     assert process.logs().count("ready") == 2
 
 
@@ -225,4 +225,4 @@ def is_alive_by_pid(pid: int) -> bool:
 
 
 def wait_for_end(process: LocalProcess) -> None:
-    process.wait_until(lambda: not process.is_running, 10)
+    process.wait_until(lambda: not process.is_running, 60)

@@ -122,7 +122,7 @@ def test_block_waits_for_room() -> None:
     (envelope,) = buffer.cut(32, 10_000)
     assert accepted == []
     buffer.confirm(envelope)
-    thread.join(10)
+    thread.join(60)
     assert accepted == [1]
 
 
@@ -148,7 +148,7 @@ def test_a_blocked_publisher_is_freed_by_close() -> None:
     thread = threading.Thread(target=publish)
     thread.start()
     buffer.begin_close()
-    thread.join(10)
+    thread.join(60)
     assert len(errors) == 1
 
 
@@ -194,11 +194,13 @@ def test_flush_is_due_at_once_and_ends_with_the_last_confirm() -> None:
     assert buffer.due_in_s() == 0
     (envelope,) = buffer.cut(32, 10_000)
     flushed: list[bool] = []
-    thread = threading.Thread(target=lambda: flushed.append(buffer.flush(10)))
+    thread = threading.Thread(target=lambda: flushed.append(buffer.flush(60)))
     thread.start()
+    # It waits for what was accepted before it: an event that is faster than its thread would be among that.
+    eventually(lambda: buffer.progress._waiters)
     buffer.accept(EVENT)
     buffer.confirm(envelope)
-    thread.join(10)
+    thread.join(60)
     assert (flushed, buffer.held_events) == ([True], 1)
 
 
@@ -309,7 +311,7 @@ def test_a_callback_may_publish_from_another_thread() -> None:
             inner.append(-1)
             thread = threading.Thread(target=lambda: inner.append(buffer.accept(EVENT)))
             thread.start()
-            thread.join(10)
+            thread.join(60)
 
     buffer = make_buffer(tell=tell, max_events=1)
     assert buffer.accept_many([EVENT, EVENT]) == [0, 1]

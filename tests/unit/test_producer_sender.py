@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from penstock_producers import Producer, TransportError
-from tests.producing import ScriptedTransport, eventually, make_buffer, make_sender, numbers
+from tests.producing import ScriptedBroker, ScriptedTransport, eventually, make_buffer, make_sender, numbers
 from tests.records import Pair
 
 EVENT = b"x" * 100
@@ -105,40 +105,42 @@ def test_the_dropped_ranges_of_a_failed_envelope_are_not_lost() -> None:
 
 def test_a_dead_thread_is_replaced_by_the_next_event(caplog: pytest.LogCaptureFixture) -> None:
     transports = [ScriptedTransport(SystemExit("a thread that ends")), ScriptedTransport()]
-    made = iter(transports)
-    with caplog.at_level(logging.CRITICAL), Producer("redis://unused", linger_s=0, connect=lambda: next(made)) as producer:
+    with (
+        caplog.at_level(logging.CRITICAL),
+        Producer("redis://unused", linger_s=0, broker=ScriptedBroker(*transports)) as producer,
+    ):
         producer.publish(PAIR)
         eventually(lambda: transports[0].attempts and not producer.status().is_sending)
         assert (producer.status().pending_events, transports[0].is_closed) == (1, True)
         producer.publish(PAIR)
-        assert producer.flush(10)
+        assert producer.flush(60)
     assert [number for envelope in transports[1].confirmed for number in numbers(envelope)] == [0, 1]
 
 
 def test_a_dead_thread_is_replaced_by_who_waits_for_room() -> None:
     transports = [ScriptedTransport(SystemExit()), ScriptedTransport()]
-    made = iter(transports)
     with Producer(
-        "redis://unused", policy="block", max_events=1, block_timeout_s=10, linger_s=0, connect=lambda: next(made)
+        "redis://unused", policy="block", max_events=1, block_timeout_s=60, linger_s=0, broker=ScriptedBroker(*transports)
     ) as producer:
         producer.publish(PAIR)
         eventually(lambda: transports[0].attempts and not producer.status().is_sending)
         assert producer.publish(PAIR).seq == 1
-        assert producer.flush(10)
+        assert producer.flush(60)
     assert [number for envelope in transports[1].confirmed for number in numbers(envelope)] == [0, 1]
 
 
 def test_a_dead_thread_is_replaced_by_flush() -> None:
     transports = [ScriptedTransport(SystemExit()), ScriptedTransport()]
-    made = iter(transports)
-    with Producer("redis://unused", linger_s=0, connect=lambda: next(made)) as producer:
+    with Producer("redis://unused", linger_s=0, broker=ScriptedBroker(*transports)) as producer:
         producer.publish(PAIR)
         eventually(lambda: transports[0].attempts and not producer.status().is_sending)
-        assert producer.flush(10)
+        assert producer.flush(60)
 
 
 def test_an_old_event_is_an_alarm_though_the_thread_is_alive(caplog: pytest.LogCaptureFixture) -> None:
-    with Producer("redis://unused", name="shop", linger_s=1_000, late_after_s=0.5, connect=ScriptedTransport) as producer:
+    with Producer(
+        "redis://unused", name="shop", linger_s=1_000, late_after_s=0.5, broker=ScriptedBroker(ScriptedTransport())
+    ) as producer:
         producer.publish(PAIR)
         eventually(lambda: producer.status().is_late)
         producer.publish(PAIR)

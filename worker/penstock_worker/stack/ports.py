@@ -8,10 +8,16 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from penstock_worker.errors import ConfigurationError
+
 __all__ = ["LOOPBACK", "Endpoint", "find_free_port", "is_port_free"]
 
 #: The embedded servers listen nowhere else.
 LOOPBACK = "127.0.0.1"
+
+#: Below what systems give to outgoing connections (Linux from 32768, others from 49152). One of those could take the port of a
+#: server that is just restarting, and a client that looks for that server there could even connect to itself.
+_PORTS = range(10_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ def find_free_port() -> int:
 
     Another program may take it before ours does; who starts a server with it tries again with another one then.
     """
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    chosen = secrets.SystemRandom().sample(_PORTS, k=1_000)
+    port = next((port for port in chosen if is_port_free(port)), None)
+    if port is None:
+        raise ConfigurationError(f"no free port on {LOOPBACK} between {_PORTS.start} and {_PORTS.stop}")
+    return port
 
 
 def is_port_free(port: int, address: str = LOOPBACK) -> bool:
