@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock_producers import processes
@@ -14,7 +14,7 @@ from penstock_producers.buffer import Buffer
 from penstock_producers.options import Options
 from penstock_producers.sender import Sender
 from penstock_producers.status import Status
-from penstock_producers.transports import Transport
+from penstock_producers.transports import Broker
 from penstock_schemas.wire import new_epoch
 
 __all__ = ["Outbox"]
@@ -28,11 +28,12 @@ _DROP_WARNING_EVERY_S = 10
 class Outbox:
     """Creating one connects nowhere and starts nothing; the first event does."""
 
-    def __init__(self, options: Options, connect: Callable[[], Transport]) -> None:
+    def __init__(self, options: Options, broker: Broker) -> None:
         self.options = options
+        self.broker = broker
         self.epoch = new_epoch()
         self.buffer = Buffer(options, self.epoch, self._tell_dropped)
-        self.sender = Sender(options, self.buffer, connect, on_end=self._stop_watching, on_failure=self._tell_late)
+        self.sender = Sender(options, self.buffer, broker.transport, on_end=self._stop_watching, on_failure=self._tell_late)
         self._next_drop_warning = 0.0
 
     def accept(self, event: bytes) -> int:

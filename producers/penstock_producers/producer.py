@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +16,7 @@ from penstock_producers.options import OnDrop, Options, Policy
 from penstock_producers.outbox import Outbox
 from penstock_producers.receipt import Receipt
 from penstock_producers.status import Status
-from penstock_producers.transports import Transport, check_url, transport_for
+from penstock_producers.transports import Broker, broker_for
 from penstock_schemas import Record, RecordTooLarge
 from penstock_schemas.wire import MAX_RECORD_BYTES, QUEUE, Op, encode_event
 
@@ -50,7 +49,7 @@ class Producer:
         timeout_s: How long connecting, writing and each confirm may take.
         exit_deadline_s: How long the end of the process, or `close()`, may be held up by what is not sent yet.
         queue: The queue of events.
-        connect: Gives a transport in place of the URL's; for tests.
+        broker: In place of the URL's; for tests.
 
     Raises:
         ValueError: The URL or an option cannot be right.
@@ -76,7 +75,7 @@ class Producer:
         timeout_s: float = 5.0,
         exit_deadline_s: float = 5.0,
         queue: str = QUEUE,
-        connect: Callable[[], Transport] | None = None,
+        broker: Broker | None = None,
     ) -> None:
         options = Options(
             name=name or Path(sys.argv[0]).stem or "python",
@@ -96,11 +95,8 @@ class Producer:
             exit_deadline_s=exit_deadline_s,
             on_drop=on_drop,
         )
-        if connect is None:
-            check_url(broker_url)
-            connect = partial(transport_for, broker_url, queue, timeout_s)
-        self._connect = connect
-        self._outbox = Outbox(options, connect)
+        self._broker = broker or broker_for(broker_url, queue, timeout_s)
+        self._outbox = Outbox(options, self._broker)
         processes.renew_after_fork(self)
 
     def publish(self, record: Record, *, occurred_at: datetime | None = None) -> Receipt:
@@ -190,7 +186,7 @@ class Producer:
     def renew(self) -> None:
         """In a forked child, before anything else: start anew."""
         parents = self._outbox
-        self._outbox = Outbox(parents.options, self._connect)
+        self._outbox = Outbox(parents.options, self._broker)
         if parents.buffer.is_closing:
             self._outbox.begin_close()
         parents.leave_to_parent()

@@ -17,9 +17,10 @@ from typing import Any
 
 from penstock_producers.errors import TransportError
 from penstock_producers.producer import Producer
+from penstock_producers.transports import Mailbox, Transport
 from penstock_schemas.wire import Envelope, Op, event_id
 
-__all__ = ["MemoryProducer", "MemoryTransport", "PublishedEvent"]
+__all__ = ["MemoryBroker", "MemoryProducer", "MemoryTransport", "PublishedEvent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,26 @@ class MemoryTransport:
         return [event for envelope in list(self.envelopes) for event in _events_of(envelope)]
 
 
+class MemoryBroker:
+    """
+    A `Broker` without a server: every transport it gives is the same one.
+
+    Args:
+        transport: None makes a `MemoryTransport`.
+    """
+
+    def __init__(self, transport: Transport | None = None) -> None:
+        self._transport: Transport = transport or MemoryTransport()
+
+    def transport(self) -> Transport:
+        return self._transport
+
+    def mailbox(self) -> Mailbox:
+        from penstock_producers.transports.memory_mailbox import MemoryMailbox
+
+        return MemoryMailbox()
+
+
 class MemoryProducer(Producer):
     """
     A `Producer` for tests; takes the same words, but no URL.
@@ -73,7 +94,7 @@ class MemoryProducer(Producer):
     def __init__(self, *, name: str = "test", linger_s: float = 0.0, **options: Any) -> None:
         # The sender's thread must not hold the producer: dropping the last reference to it closes it.
         self.transport = transport = MemoryTransport()
-        super().__init__("memory://", name=name, linger_s=linger_s, connect=lambda: transport, **options)
+        super().__init__("memory://", name=name, linger_s=linger_s, broker=MemoryBroker(transport), **options)
 
     @property
     def events(self) -> list[PublishedEvent]:

@@ -1,14 +1,15 @@
-"""The ways to a broker, one module each behind `Transport`; the URL's scheme chooses."""
+"""The ways to a broker: `Transport` sends, `Mailbox` hears answers, `Broker` makes both; the URL's scheme chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from penstock_schemas.wire import Envelope
 
-__all__ = ["SCHEMES", "Transport", "check_url", "transport_for"]
+__all__ = ["SCHEMES", "Broker", "Mailbox", "Transport", "UrlBroker", "broker_for", "check_url", "transport_for"]
 
 SCHEMES = ("redis", "rediss", "amqp", "amqps")
 
@@ -16,8 +17,6 @@ SCHEMES = ("redis", "rediss", "amqp", "amqps")
 class Transport(Protocol):
     """
     What the sender talks to. Used by one thread at a time; connects when it must, at the latest in `send`.
-
-    A disk spool is one more of these.
     """
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
@@ -36,6 +35,73 @@ class Transport(Protocol):
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's sockets without a word to the broker."""
+
+
+class Mailbox(Protocol):
+    """Where answers of the worker arrive, see `penstock_schemas.answer`. Used by one thread at a time."""
+
+    @property
+    def address(self) -> str:
+        """The `reply_to` of envelopes whose answers are to come here. Another one after a reconnect, perhaps."""
+
+    def receive(self, timeout_s: float) -> list[bytes]:
+        """
+        Wait for answers, connecting when it must.
+
+        Returns:
+            Lines, none when nothing came in time.
+
+        Raises:
+            TransportError: The broker is away. Other errors are treated the same.
+        """
+
+    def close(self) -> None:
+        """Remove the address from the broker and say goodbye. May be used again afterwards."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's sockets without a word to the broker."""
+
+
+class Broker(Protocol):
+    """A broker as a producer sees it. Connects nowhere by itself; each call gives a new, unconnected object."""
+
+    def transport(self) -> Transport:
+        """For the sender."""
+
+    def mailbox(self) -> Mailbox:
+        """For who waits for answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class UrlBroker:
+    """See `Broker`; the clients' libraries are imported when they are needed."""
+
+    broker_url: str
+    queue: str
+    timeout_s: float
+
+    def transport(self) -> Transport:
+        return transport_for(self.broker_url, self.queue, self.timeout_s)
+
+    def mailbox(self) -> Mailbox:
+        if self.broker_url.startswith("redis"):
+            from penstock_producers.transports.redis_mailbox import RedisMailbox
+
+            return RedisMailbox(self.broker_url, self.timeout_s)
+        from penstock_producers.transports.amqp_mailbox import AmqpMailbox
+
+        return AmqpMailbox(self.broker_url, self.timeout_s)
+
+
+def broker_for(broker_url: str, queue: str, timeout_s: float) -> Broker:
+    """
+    The broker of a URL.
+
+    Raises:
+        ValueError: The URL cannot be right; the message says why, without the password.
+    """
+    check_url(broker_url)
+    return UrlBroker(broker_url, queue, timeout_s)
 
 
 def transport_for(broker_url: str, queue: str, timeout_s: float) -> Transport:
