@@ -110,6 +110,13 @@ class RecordType:
         return tuple(column for column in self.columns if column.name not in self.key)
 
     @cached_property
+    def indexed(self) -> frozenset[str]:
+        """The columns of the key and of every btree index that is declared; the parent's is."""
+        parent = [self.declaration.parent.field] if self.declaration.parent else []
+        btrees = [name for index in self.declaration.indexes if index.method == "btree" for name in index.columns]
+        return frozenset([*self.key, *parent, *btrees])
+
+    @cached_property
     def has_first(self) -> bool:
         """Whether a column keeps its first value."""
         return any(column.rule is Rule.FIRST for column in self.columns)

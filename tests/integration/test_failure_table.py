@@ -27,6 +27,7 @@ from penstock_worker.settings import Settings
 from penstock_worker.store import suspects
 from penstock_worker.store.careful import STEP_ROWS
 from penstock_worker.store.connection import Database, connect_with
+from penstock_worker.store.copy_text import MAX_INDEXED_BYTES
 
 REGISTRY = load_registry()
 #: Before the present, and the same for all events of a test run.
@@ -115,15 +116,34 @@ def too_long_for_an_index() -> str:
 
 
 def test_one_key_too_long_for_its_index_among_a_thousand(desk: Desk) -> None:
+    """Found before PostgreSQL is asked, so that its neighbours pay nothing for it."""
     records = jobs(1_000)
     records[617] = SchedulerJob(id=too_long_for_an_index(), name="bad")
     assert desk.write(*records) == {"stored": 999, "dead": 1}
-    assert desk.letters() == {("dead", "refused_by_database", "54000"): 1}
+    assert desk.query("SELECT reason, detail, column_name FROM penstock.dead_letters") == [
+        ("invalid", "id: 18,000 bytes, a text in a key or an index may have 2,600", "id")
+    ]
     assert len(desk.keys("scheduler.jobs", "id")) == 999
     assert desk.ledger() == {"stored": 999, "dead": 1}
     assert desk.query("SELECT seq, octet_length(payload) > 18000, type, op, version, producer FROM penstock.dead_letters") == [
         (617, True, "scheduler.job", "upsert", VERSION, "desk")
     ]
+
+
+def test_the_longest_key_that_is_taken_fits_its_index(desk: Desk) -> None:
+    fits = random.Random(7).randbytes(MAX_INDEXED_BYTES // 2).hex()
+    assert desk.write(SchedulerJob(id=fits), SchedulerJob(id=f"{fits}+")) == {"stored": 1, "dead": 1}
+    assert desk.keys("scheduler.jobs", "id") == [fits]
+
+
+def test_a_text_too_long_for_somebodys_own_index_is_dead_and_alone(desk: Desk) -> None:
+    """No record type tells of the index, so it is PostgreSQL that refuses, while the rows are written."""
+    desk.query("CREATE INDEX ON scheduler.jobs (pipeline)")
+    records = jobs(1_000)
+    records[617] = SchedulerJob(id="long", pipeline=too_long_for_an_index())
+    assert desk.write(*records) == {"stored": 999, "dead": 1}
+    assert desk.letters() == {("dead", "refused_by_database", "54000"): 1}
+    assert desk.query("SELECT seq, type FROM penstock.dead_letters") == [(617, "scheduler.job")]
 
 
 @pytest.mark.parametrize("state", ["22021", "22P05", "22008", "54001"])

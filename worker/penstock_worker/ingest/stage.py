@@ -14,10 +14,18 @@ from penstock_schemas.record import RecordType
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Verdict
 from penstock_worker.ingest.reduce import Row, fold, is_plain
-from penstock_worker.store.copy_text import NULL, encode, encoder_of, escape, join_columns, json_texts
+from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, escape, join_columns, json_texts
 from penstock_worker.store.upsert import UpsertPlan
 
-__all__ = ["Placeholder", "Stage", "Staged"]
+__all__ = ["Placeholder", "Stage", "Staged", "Unwritable"]
+
+
+class Unwritable(ValueError):  # noqa: N818  # what the value is
+    """Raised when PostgreSQL would refuse the value of a column, or Python could not read it back."""
+
+    def __init__(self, column: str, why: str) -> None:
+        super().__init__(f"{column}: {why}")
+        self.column = column
 
 
 @dataclass(slots=True)
@@ -57,7 +65,7 @@ class Stage:
             is_apart: One line per event instead, also where several have one key.
 
         Raises:
-            ValueError: A value cannot be written, such as NaN in JSON.
+            Unwritable: A value cannot be written, such as 1e400 in JSON.
         """
         plain, rows = self._single(items) if is_apart else self._split(items)
         pairs = [*self._plain_lines(plain), *self._row_lines(rows)]
@@ -94,8 +102,9 @@ class Stage:
         return tuple(column.name for column in self._record.columns)
 
     @cached_property
-    def _encoders(self) -> list[Any]:
-        return [encoder_of(column) for column in self._record.columns]
+    def _encoders(self) -> list[Encoder]:
+        indexed = self._record.indexed
+        return [encoder_of(column, is_indexed=column.name in indexed) for column in self._record.columns]
 
     def _plain_lines(self, events: list[Event]) -> Iterable[tuple[Any, str]]:
         if not events:
@@ -113,7 +122,13 @@ class Stage:
         values = map(itemgetter(*self._names), contents)
         # itemgetter gives a single value bare, and the letters of a text would pass for columns.
         columns = zip(*(values if len(self._names) > 1 else zip(values, strict=True)), strict=True)
-        return [encode(encoder, values) for encoder, values in zip(self._encoders, columns, strict=True)]
+        texts = []
+        for name, encoder, values in zip(self._names, self._encoders, columns, strict=True):
+            try:
+                texts.append(encode(encoder, values))
+            except ValueError as exc:
+                raise Unwritable(name, str(exc)) from exc
+        return texts
 
     def _row_lines(self, rows: list[Row]) -> Iterable[tuple[Any, str]]:
         if not rows:

@@ -16,7 +16,7 @@ from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_o
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.reduce import stamp_text
-from penstock_worker.ingest.stage import Placeholder, Stage, Staged
+from penstock_worker.ingest.stage import Placeholder, Stage, Staged, Unwritable
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
@@ -86,7 +86,6 @@ class Tables:
 
         Raises:
             psycopg.Error: PostgreSQL objected; when careful, only to what is no event's fault.
-            ValueError: A value cannot be written; not when careful.
         """
         for name in self._tables(groups):
             stage = self._stages[name]
@@ -94,13 +93,12 @@ class Tables:
             watch.start("parents")
             placeholders, deleted = self._parents(connection, name, events, groups)
             items: list[Item] = [*events, *placeholders]
-            if is_careful:
-                self._write_carefully(connection, stage, items, watch)
+            write = self._write_carefully if is_careful else self._write_table
+            write(connection, stage, items, watch)
+            if any(event.verdict for event in events):
                 # A parent that was refused is missing after all: its children get a placeholder in its place.
                 missing, _ = self._parents(connection, name, [event for event in events if event.verdict is None], groups)
-                self._write_carefully(connection, stage, missing, watch)
-            elif items:
-                self._write_table(connection, stage, items, watch)
+                write(connection, stage, missing, watch)
             self._supersede_fallen(name, groups, deleted)
 
     def _parents(
@@ -136,7 +134,9 @@ class Tables:
     def _write_table(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
         plan = stage.plan
         watch.start("encode")
-        staged = stage.lines(items)
+        items, staged = _encode(stage, items)
+        if not items:
+            return
         watch.start("copy")
         cursor = connection.cursor()
         with cursor.copy(plan.copy) as copy:
@@ -191,22 +191,26 @@ class Tables:
         return again
 
 
-def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool) -> tuple[Sequence[Item], Staged]:
+def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool = False) -> tuple[Sequence[Item], Staged]:
     """The items that can be written as text, and their lines; the others are ended."""
     try:
         return items, stage.lines(items, is_apart=is_apart)
-    except ValueError:
-        items = [item for item in items if _is_encodable(stage, item)]
+    except Unwritable:
+        items = _encodable(stage, items)
         return items, stage.lines(items, is_apart=is_apart)
 
 
-def _is_encodable(stage: Stage, item: Item) -> bool:
+def _encodable(stage: Stage, items: Sequence[Item]) -> list[Item]:
+    """The same by halves: around one culprit among thousands, few are written twice."""
     try:
-        stage.lines([item])
-    except ValueError as exc:
-        item.end(Verdict(Outcome.DEAD, "invalid", one_line(exc)))
-        return False
-    return True
+        stage.lines(items, is_apart=True)
+    except Unwritable as exc:
+        if len(items) == 1:
+            items[0].end(Verdict(Outcome.DEAD, "invalid", one_line(exc), column=exc.column))
+            return []
+        middle = len(items) // 2
+        return _encodable(stage, items[:middle]) + _encodable(stage, items[middle:])
+    return list(items)
 
 
 def _rows(items: Sequence[Item], *, is_apart: bool) -> list[list[Item]]:

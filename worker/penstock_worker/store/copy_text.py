@@ -9,6 +9,7 @@ refused, and two lone surrogates, which are no characters.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,9 +18,12 @@ from pydantic_core import to_json
 
 from penstock_schemas.column import Column, Kind
 
-__all__ = ["NULL", "Encoder", "encode", "encoder_of", "escape", "join_columns", "json_texts"]
+__all__ = ["MAX_INDEXED_BYTES", "NULL", "Encoder", "encode", "encoder_of", "escape", "join_columns", "json_texts"]
 
 NULL = "\ud801"
+#: Of one text in a key or an index; PostgreSQL has room for 2,704 bytes a row of a btree. It would take a longer text that it
+#: can compress, but nobody can tell a producer which those are.
+MAX_INDEXED_BYTES = 2_600
 _FIELD_END = "\x00"
 _ROW_END = "\ud800"
 
@@ -27,10 +31,12 @@ _ROW_END = "\ud800"
 Encoder = Callable[[Iterable[Any]], list[str]]
 
 
-def encoder_of(column: Column) -> Encoder:
+def encoder_of(column: Column, *, is_indexed: bool = False) -> Encoder:
     """How a column's values become text."""
     if isinstance(column.annotation, type) and issubclass(column.annotation, enum.Enum):
         return _enums
+    if is_indexed and column.kind is Kind.TEXT:
+        return _indexed_texts
     return _ENCODERS[column.kind]
 
 
@@ -71,6 +77,16 @@ def _texts(values: Iterable[Any]) -> list[str]:
     return values if isinstance(values, list) else list(values)
 
 
+def _indexed_texts(values: Iterable[Any]) -> list[str]:
+    texts = _texts(values)
+    if max(map(len, texts), default=0) * 4 > MAX_INDEXED_BYTES:  # no character has more than four bytes
+        for text in texts:
+            size = len(text.encode())
+            if size > MAX_INDEXED_BYTES:
+                raise ValueError(f"{size:,} bytes, a text in a key or an index may have {MAX_INDEXED_BYTES:,}")
+    return texts
+
+
 def _str(values: Iterable[Any]) -> list[str]:
     return list(map(str, values))
 
@@ -105,8 +121,19 @@ def _check_calendar(value: datetime) -> None:
 
 
 def json_texts(values: Iterable[Any]) -> list[str]:
-    """JSON. A number such as 1e400 has become Infinity here; it is written as such, and jsonb refuses it."""
-    return [to_json(value, inf_nan_mode="constants").decode() for value in values]
+    """JSON. A number such as 1e400 has become Infinity here, which jsonb does not have."""
+    texts = [to_json(value, inf_nan_mode="constants").decode() for value in values]
+    if any("Infinity" in text or "NaN" in text for text in texts):  # a number, or a word in some text
+        for value in values:
+            _check_finite(value)
+    return texts
+
+
+def _check_finite(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is above what a JSON number in PostgreSQL can be read back as, 1.8e308")
+    for part in [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_finite(part)
 
 
 _ENCODERS: dict[Kind, Encoder] = {
