@@ -191,9 +191,32 @@ class Buffer:
             return self.in_flight[0].seq
         return self._pending[0][0] if self._pending else math.inf
 
-    def ask(self, epoch: UUID, ranges: Sequence[SeqRange]) -> None:
-        """Ask, ahead of all that waits, what became of numbers of an epoch; the answer goes to `reply_to`."""
+    def answer_to(self, address: str | None) -> int:
+        """From now on have events answered there. The number of the first that will be, of those that are still to be cut."""
         with self.lock:
+            self.reply_to = address
+            return self._pending[0][0] if self._pending else self.next_seq
+
+    def hurry(self, last: int) -> None:
+        """Do not let events linger, up to a number."""
+        with self.lock:
+            if last >= self._flush_before:
+                self._flush_before = last + 1
+                self.work.notify()
+
+    def has_dropped(self, first: int, last: int) -> bool:
+        """Whether all of these numbers were given up lately."""
+        with self.lock:
+            return self.drops.seqs.covers(first, last)
+
+    def ask(self, epoch: UUID, ranges: Sequence[SeqRange]) -> None:
+        """
+        Ask, ahead of all that waits, what became of numbers of an epoch; the answer goes to `reply_to`.
+
+        While the broker is away questions do not pile up: of one epoch only the last one is kept.
+        """
+        with self.lock:
+            self._queries = deque(query for query in self._queries if query.epoch != epoch)
             self._queries.append(Envelope(self._options.name, epoch, 0, reply_to=self.reply_to, query=tuple(ranges)))
             self.work.notify()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from penstock_producers.ranges import Ranges
 from penstock_schemas.wire import DroppedRange
 
 __all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "Drops"]
@@ -13,12 +14,16 @@ BUFFER_FULL = "buffer_full"
 #: Still unconfirmed when the time for closing was over. The broker may have some of them.
 CLOSE_DEADLINE = "close_deadline"
 
+#: Ranges of dropped numbers remembered for those who wait; of older ones the worker's ledger tells.
+_MAX_RANGES = 10_000
+
 
 class Drops:
     """Not safe under threads by itself: the buffer's lock guards it."""
 
     def __init__(self) -> None:
         self.totals: Counter[str] = Counter()
+        self.seqs = Ranges()
         #: Ranges not yet in an envelope: (reason, last) -> first. By their end, because numbers only grow.
         self._ranges: dict[tuple[str, int], int] = {}
 
@@ -28,6 +33,9 @@ class Drops:
     def add(self, seq: int, reason: str) -> None:
         """Count one event, joined to the range that ends before it."""
         self.totals[reason] += 1
+        self.seqs.add(seq, seq)
+        if len(self.seqs) > _MAX_RANGES:
+            self.seqs.forget_lowest(_MAX_RANGES // 2)
         first = self._ranges.pop((reason, seq - 1), seq)
         self._ranges[reason, seq] = first
 

@@ -20,10 +20,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 from uuid import UUID, uuid4
 
-__all__ = ["UNKNOWN", "Answer", "SeqRange", "is_address", "new_address"]
+__all__ = ["MAX_QUERY_RANGES", "UNKNOWN", "Answer", "SeqRange", "is_address", "new_address"]
 
 #: Inclusive at both ends.
 SeqRange = tuple[int, int]
+
+#: Ranges that one query may ask about.
+MAX_QUERY_RANGES = 1_000
 
 #: In place of an outcome: the ledger has nothing of these numbers.
 UNKNOWN = "unknown"

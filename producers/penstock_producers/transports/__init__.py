@@ -41,15 +41,15 @@ class Mailbox(Protocol):
     """Where answers of the worker arrive, see `penstock_schemas.answer`. Used by one thread at a time."""
 
     @property
-    def address(self) -> str:
-        """The `reply_to` of envelopes whose answers are to come here. Another one after a reconnect, perhaps."""
+    def address(self) -> str | None:
+        """The `reply_to` of envelopes whose answers are to come here. None before it is there; may change."""
 
     def receive(self, timeout_s: float) -> list[bytes]:
         """
         Wait for answers, connecting when it must.
 
         Returns:
-            Lines, none when nothing came in time.
+            Lines; none when nothing came in time, and at once none when it has connected and `address` is another one now.
 
         Raises:
             TransportError: The broker is away. Other errors are treated the same.

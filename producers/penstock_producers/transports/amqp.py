@@ -21,7 +21,7 @@ from penstock_producers.errors import TransportError
 from penstock_schemas.topology import queues
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
-__all__ = ["AmqpTransport"]
+__all__ = ["AmqpTransport", "translated"]
 
 
 class AmqpTransport:
@@ -49,7 +49,7 @@ class AmqpTransport:
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
         self._on_confirmed = on_confirmed
         try:
-            with _translated():
+            with translated():
                 self._deliver(envelopes)
         except _Blocked:
             raise
@@ -65,7 +65,7 @@ class AmqpTransport:
     def close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with _translated():
+            with translated():
                 self._client.transport.close_connection(connection)
 
     def forget(self) -> None:
@@ -184,7 +184,7 @@ def _ignore(_envelope: Envelope) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     try:
         yield
     except (amqp.AMQPError, OSError) as exc:

@@ -22,7 +22,7 @@ from penstock_producers.errors import TransportError
 from penstock_producers.transports.redis_url import redis_arguments
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
-__all__ = ["RedisTransport", "kombu_message"]
+__all__ = ["RedisTransport", "kombu_message", "translated"]
 
 #: Seconds of silence after which a connection is asked whether it lives before it is used.
 _HEALTH_CHECK_INTERVAL_S = 10
@@ -38,7 +38,7 @@ class RedisTransport:
         self._client: redis.Redis | None = None
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
-        with _translated():
+        with translated():
             if self._client is None:
                 self._client = self._connect()
             self._client.lpush(self._queue, *(kombu_message(envelope, self._queue) for envelope in envelopes))
@@ -91,7 +91,7 @@ def kombu_message(envelope: Envelope, queue: str) -> bytes:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as exc:
