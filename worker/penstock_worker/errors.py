@@ -4,12 +4,13 @@ What can go wrong on the worker's side.
     PenstockError
     ├── ConfigurationError   a person must change something; one line, exit code 2
     ├── DatabaseAway         try again later; never an event's fault
+    ├── BrokerAway           a look into the queue has to do without it
     └── CulpritUnknown       something in a batch cannot be written, and bisecting it has not found what
 """
 
 from __future__ import annotations
 
-__all__ = ["ConfigurationError", "CulpritUnknown", "DatabaseAway", "PenstockError"]
+__all__ = ["BrokerAway", "ConfigurationError", "CulpritUnknown", "DatabaseAway", "PenstockError"]
 
 
 class PenstockError(Exception):
@@ -22,6 +23,10 @@ class ConfigurationError(PenstockError):
 
 class DatabaseAway(PenstockError):  # noqa: N818  # it is a state, not a mistake
     """Raised when the database cannot be reached or will not work now; nothing was stored."""
+
+
+class BrokerAway(PenstockError):  # noqa: N818  # it is a state, not a mistake
+    """Raised when the broker cannot be reached or does not say what waits."""
 
 
 class CulpritUnknown(PenstockError):  # noqa: N818  # what is not known, not what went wrong

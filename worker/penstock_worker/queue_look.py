@@ -1,0 +1,168 @@
+"""
+A look into the queue of events that takes nothing out of it.
+
+Redis and Valkey can be read, so there it is known which events wait, by the headers of their messages. RabbitMQ hands a message
+out or says nothing of it, so there only how many messages wait is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import kombu.exceptions
+import redis
+from kombu.connection import Connection
+
+from penstock_producers.transports.redis_url import redis_arguments
+from penstock_schemas.answer import SeqRange
+from penstock_schemas.topology import queues
+from penstock_worker import seq_ranges
+from penstock_worker.errors import BrokerAway, ConfigurationError
+from penstock_worker.redis_look import Seen, read_messages
+from penstock_worker.settings import Settings
+
+__all__ = ["QueueLook", "find_message", "look_at_queue", "workers_stats"]
+
+#: Seconds that workers have to say what they hold.
+ANSWER_S = 1.0
+_SOCKET_TIMEOUT_S = 10
+#: Ranges of one epoch that are kept before they are joined.
+_LOOSE_RANGES = 1_000
+
+
+@dataclass(slots=True)
+class QueueLook:
+    """
+    What waits.
+
+    Args:
+        waiting_messages: Those that no worker has.
+        held_messages: Those in workers' hands; None where a worker has not said it.
+        is_readable: Whether `events` are all there are. On RabbitMQ none are known.
+        events: Event numbers by epoch.
+        producers: The names of these epochs' producers.
+        high_water: How many numbers each of these epochs has given, as far as its messages say.
+    """
+
+    waiting_messages: int
+    held_messages: int | None
+    is_readable: bool
+    events: dict[UUID, list[SeqRange]] = field(default_factory=dict)
+    producers: dict[UUID, str] = field(default_factory=dict)
+    high_water: dict[UUID, int] = field(default_factory=dict)
+
+    @property
+    def may_hide_events(self) -> bool:
+        """Whether an event that is nowhere else may be in a message that could not be looked at."""
+        return not self.is_readable and (self.waiting_messages > 0 or self.held_messages != 0)
+
+    def add(self, seen: Seen) -> None:
+        """Note a message."""
+        ranges = self.events.setdefault(seen.epoch, [])
+        self.producers[seen.epoch] = seen.producer
+        self.high_water[seen.epoch] = max(self.high_water.get(seen.epoch, 0), seen.seq + seen.count)
+        if seen.count:
+            ranges.append((seen.seq, seen.seq + seen.count - 1))
+        if len(ranges) >= _LOOSE_RANGES:
+            self.events[seen.epoch] = seq_ranges.join(ranges)
+
+
+def look_at_queue(settings: Settings) -> QueueLook:
+    """
+    Look at all messages, and leave them where they are.
+
+    Raises:
+        BrokerAway: It cannot be reached, or does not say.
+        ConfigurationError: Its URL cannot be right.
+    """
+    return _look_at_redis(settings) if settings.broker.startswith("redis") else _look_at_rabbitmq(settings)
+
+
+def find_message(settings: Settings, epochs: set[UUID], seq: int) -> Seen | None:
+    """
+    The message that holds an event of one of these epochs. None if it does not wait, and on RabbitMQ always.
+
+    Raises:
+        BrokerAway: It cannot be reached, or does not say.
+        ConfigurationError: Its URL cannot be right.
+    """
+    if not settings.broker.startswith("redis"):
+        return None
+    with _redis(settings) as client:
+        messages = read_messages(client, settings.queue)
+        return next((seen for seen in messages if any(seen.holds(epoch, seq) for epoch in epochs)), None)
+
+
+def workers_stats(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What the workers of this queue that answer in time say of their ingest steps, by name."""
+    import celery
+
+    with celery.Celery("penstock-look", broker=settings.broker, set_as_current=False) as app:
+        answers: list[dict[str, Any]] = app.control.broadcast("stats", reply=True, timeout=ANSWER_S) or []
+    stats = {name: told.get("penstock") for answer in answers for name, told in answer.items() if isinstance(told, dict)}
+    return {name: step for name, step in stats.items() if isinstance(step, dict) and step.get("queue") == settings.queue}
+
+
+def _look_at_redis(settings: Settings) -> QueueLook:
+    with _redis(settings) as client:
+        waiting, held = client.llen(settings.queue), client.hlen(f"{settings.queue}:leased")
+        look = QueueLook(int(waiting), int(held), is_readable=True)
+        for seen in read_messages(client, settings.queue):
+            look.add(seen)
+    look.events = {epoch: seq_ranges.join(ranges) for epoch, ranges in look.events.items()}
+    return look
+
+
+@contextmanager
+def _redis(settings: Settings) -> Iterator[redis.Redis]:
+    try:
+        arguments = redis_arguments(
+            settings.broker, socket_timeout_s=_SOCKET_TIMEOUT_S, connect_timeout_s=settings.connect_timeout_s
+        )
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+    try:
+        with redis.Redis(**arguments) as client:
+            yield client
+    except (redis.RedisError, OSError) as exc:
+        raise BrokerAway(_first_line(exc)) from exc
+
+
+def _look_at_rabbitmq(settings: Settings) -> QueueLook:
+    connection = Connection(settings.broker, connect_timeout=settings.connect_timeout_s)
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=settings.connect_timeout_s)
+        waiting, consumers = _declared(connection, settings.queue)
+    except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
+        raise BrokerAway(_first_line(exc)) from exc
+    finally:
+        connection.release()
+    # Where nobody consumes, whatever was in hand went back.
+    return QueueLook(waiting, _held_by_workers(settings, consumers) if consumers else 0, is_readable=False)
+
+
+def _declared(connection: Connection, queue: str) -> tuple[int, int]:
+    """Messages that wait in the queue of events and in that of what RabbitMQ would not deliver, and consumers of the first."""
+    waiting, consumers = 0, 0
+    for name in queues(queue):
+        channel = connection.channel()
+        with suppress(*connection.channel_errors):  # not declared yet: empty
+            declared = channel.queue_declare(queue=name, passive=True)
+            waiting += int(declared.message_count)
+            consumers = int(declared.consumer_count) if name == queue else consumers
+    return waiting, consumers
+
+
+def _held_by_workers(settings: Settings, consumers: int) -> int | None:
+    stats = workers_stats(settings).values()
+    if len(stats) < consumers or any("held_messages" not in step for step in stats):
+        return None
+    return sum(int(step["held_messages"]) for step in stats)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
