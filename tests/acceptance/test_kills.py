@@ -275,6 +275,7 @@ def _totals(setup: CeleryTestSetup) -> dict[str, int]:
 def _assert_settled(witness: Witness, worker: WorkerProcess, but: int = 0) -> None:
     """Rows, ledger and dead letters are right, and after an orderly end the broker holds nothing."""
     witness.assert_all_stored(but)
+    witness.wait_until_closed()
     worker.kill(signal.SIGTERM)
     assert worker.exit_code == 0
     assert witness.left_on_broker() == 0

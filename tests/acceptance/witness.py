@@ -106,6 +106,11 @@ class Witness:
         """Wait until every published event has its outcome."""
         until(lambda: sum(self.outcomes().values()) >= len(self.tasks), within_s)
 
+    def wait_until_closed(self) -> None:
+        """Wait until the last word of every producer was heard, a message without events that comes behind all others."""
+        closed = "SELECT count(*) = %s FROM penstock.producers WHERE is_closed AND epoch::text = ANY(%s)"
+        until(lambda: self.query(closed, len(self._epochs), self._epochs) == [(True,)])
+
     # -- what must be there ----------------------------------------------------------------------------------------------------
 
     def assert_all_stored(self, but: int = 0) -> None:
