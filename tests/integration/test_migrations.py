@@ -23,6 +23,8 @@ from penstock_worker.store.promotion import promote_all
 from tests.packages import Shop, registry_of
 
 OURS = "penstock_schemas"
+#: Our revisions, in their order.
+OUR_CHAIN = [f"{OURS}:0001", f"{OURS}:0002"]
 FUNCTIONS = (Path(store.__file__).parent / "functions.sql").read_text()
 
 _OBJECTS = """
@@ -113,14 +115,14 @@ def test_down_leaves_nothing_and_up_makes_all_again(empty_database_url: str):
     registry = load_registry(())
     before = rows(empty_database_url, _OBJECTS)
 
-    assert upgrade(empty_database_url, registry) == [f"{OURS}:0001"]
+    assert upgrade(empty_database_url, registry) == OUR_CHAIN
     made = rows(empty_database_url, _OBJECTS)
     assert downgrade(empty_database_url, registry, OURS, "base").current is None
     assert rows(empty_database_url, _OBJECTS) == before == []
-    assert steps(empty_database_url, registry, OURS, 1).is_current
+    assert steps(empty_database_url, registry, OURS, len(OUR_CHAIN)).is_current
     assert rows(empty_database_url, _OBJECTS) == made
-    assert steps(empty_database_url, registry, OURS, -1).pending == ("0001",)
-    assert upgrade(empty_database_url, registry) == [f"{OURS}:0001"]
+    assert steps(empty_database_url, registry, OURS, -1).pending == ("0002",)
+    assert upgrade(empty_database_url, registry) == OUR_CHAIN[-1:]
     assert upgrade(empty_database_url, registry) == []
 
 
@@ -134,7 +136,7 @@ def test_two_ups_at_once_apply_each_migration_once(empty_database_url: str):
     for thread in threads:
         thread.join()
 
-    assert sorted(applied) == [[], [], [f"{OURS}:0001"]]
+    assert sorted(applied) == [[], [], OUR_CHAIN]
 
 
 def test_a_migration_that_workers_block_gives_way_and_comes_back(database_url: str, shop: Shop):

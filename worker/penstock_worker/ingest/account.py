@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 from uuid import UUID
 
+from penstock_worker.ingest.cloudevents import is_cloudevents, read_cloudevents
 from penstock_worker.ingest.decode import Decoded, Refused
-from penstock_worker.ingest.message import Envelope, Event
+from penstock_worker.ingest.message import Envelope, Event, Message
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.outline import split_events
 from penstock_worker.store.dead_letters import Letter
 from penstock_worker.store.ledger import Entry, Sighting, merge_entries
 
-__all__ = ["count_outcomes", "entries_of", "hold", "letters_of", "sightings_of"]
+__all__ = ["Lettered", "count_outcomes", "entries_by_envelope", "entries_of", "hold", "letters_of", "sightings_of"]
 
 _LETTERED = (Outcome.DEAD, Outcome.HELD)
+
+
+class Lettered(NamedTuple):
+    """A letter and what it is about."""
+
+    letter: Letter
+    subject: Event | Refused
 
 
 def count_outcomes(decoded: Decoded) -> dict[str, int]:
@@ -30,6 +38,11 @@ def count_outcomes(decoded: Decoded) -> dict[str, int]:
 
 def entries_of(decoded: Decoded) -> list[Entry]:
     """What the ledger gets: every number of every envelope once, drops included."""
+    return merge_entries(entry for _, entries in entries_by_envelope(decoded) for entry in entries)
+
+
+def entries_by_envelope(decoded: Decoded) -> Iterator[tuple[Envelope, Iterable[Entry]]]:
+    """The same, told apart by envelope."""
     odd: dict[int, dict[int, str]] = {}
     for event in decoded.events:
         if event.outcome is not Outcome.STORED:
@@ -37,7 +50,8 @@ def entries_of(decoded: Decoded) -> list[Entry]:
     for refused in decoded.refused:
         places = range(refused.first, refused.first + refused.count)
         odd.setdefault(id(refused.envelope), {}).update(dict.fromkeys(places, refused.verdict.outcome.value))
-    return merge_entries(entry for envelope in decoded.envelopes for entry in _entries(envelope, odd.get(id(envelope), {})))
+    for envelope in decoded.envelopes:
+        yield envelope, _entries(envelope, odd.get(id(envelope), {}))
 
 
 def _entries(envelope: Envelope, odd: dict[int, str]) -> Iterator[Entry]:
@@ -56,35 +70,42 @@ def _entries(envelope: Envelope, odd: dict[int, str]) -> Iterator[Entry]:
 
 
 def sightings_of(decoded: Decoded, known: set[UUID]) -> list[Sighting]:
-    """What is new about producers: those not `known` yet, and what heartbeats say."""
+    """What is new about producers: those not `known` yet, and what heartbeats say. Queries say nothing."""
     return [
         Sighting(envelope.epoch, envelope.producer or "", envelope.seq + envelope.count, envelope.is_closed)
         for envelope in decoded.envelopes
-        if envelope.epoch and (envelope.epoch not in known or envelope.count == 0)
+        if envelope.epoch and not envelope.query and (envelope.epoch not in known or envelope.count == 0)
     ]
 
 
-def letters_of(decoded: Decoded) -> list[Letter]:
-    """A letter for every event that is dead or held."""
-    letters = [_letter_of_refused(refused) for refused in decoded.refused if refused.verdict.outcome in _LETTERED]
+def letters_of(decoded: Decoded) -> list[Lettered]:
+    """A letter for every event that is dead or held, with the one it is about."""
+    refused = [Lettered(_letter_of_refused(part), part) for part in decoded.refused if part.verdict.outcome in _LETTERED]
     ended = [event for event in decoded.events if event.outcome in _LETTERED]
-    return letters + list(_letters_of_events(ended))
+    return refused + list(_letters_of_events(ended))
 
 
-def _letters_of_events(events: Iterable[Event]) -> Iterator[Letter]:
+def _letters_of_events(events: Iterable[Event]) -> Iterator[Lettered]:
     pieces: dict[int, list[bytes]] = {}
     for event in events:
         envelope, verdict = event.envelope, event.verdict
         assert verdict is not None, "an event that is dead or held has a verdict"
         if id(envelope) not in pieces:
-            parts = split_events(envelope.message.body)
-            pieces[id(envelope)] = parts[1] if parts else []
+            pieces[id(envelope)] = _pieces(envelope.message)
         found = pieces[id(envelope)]
         payload = found[event.index] if event.index < len(found) else envelope.message.body
         letter = _letter(envelope, event.index, payload, verdict, UUID(event.id))
         letter.type, letter.op, letter.version = event.record.name, "delete" if event.is_delete else "upsert", event.version
         letter.event_id = UUID(event.id)
-        yield letter
+        yield Lettered(letter, event)
+
+
+def _pieces(message: Message) -> list[bytes]:
+    """The bytes of each event, in the form of Penstock's own wire: it is what a replay reads."""
+    if is_cloudevents(message):
+        return [reading.event for reading in read_cloudevents(message)]
+    parts = split_events(message.body)
+    return parts[1] if parts else []
 
 
 def _letter_of_refused(refused: Refused) -> Letter:
@@ -94,6 +115,9 @@ def _letter_of_refused(refused: Refused) -> Letter:
     letter = _letter(envelope, refused.first, refused.payload, refused.verdict, event_id or envelope.message.id)
     letter.event_id = event_id
     letter.type, letter.op, letter.version = (refused.hints.get(name) for name in ("type", "op", "version"))
+    if event_id is None:
+        message = envelope.message
+        letter.content_type, letter.headers, letter.events = message.content_type, message.headers, refused.count
     return letter
 
 
@@ -113,17 +137,11 @@ def _letter(envelope: Envelope, index: int, payload: bytes, verdict: Verdict, le
     )
 
 
-def hold(decoded: Decoded, letters: list[Letter], fingerprints: set[str]) -> None:
-    """Turn dead into held for letters of these fingerprints, and their events with them."""
+def hold(letters: Iterable[Lettered], fingerprints: set[str]) -> None:
+    """Turn dead into held for letters of these fingerprints, and what they are about with them."""
     if not fingerprints:
         return
-    turned = {letter.id for letter in letters if letter.fingerprint in fingerprints and letter.state == Outcome.DEAD}
-    for letter in letters:
-        if letter.id in turned:
+    for letter, subject in letters:
+        if letter.state == Outcome.DEAD and letter.fingerprint in fingerprints:
             letter.state = Outcome.HELD.value
-    for event in decoded.events:
-        if event.verdict and UUID(event.id) in turned:
-            event.outcome = Outcome.HELD
-    for refused in decoded.refused:
-        if _letter_of_refused(refused).id in turned:
-            refused.verdict = replace(refused.verdict, outcome=Outcome.HELD)
+            subject.hold()

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Typ
 
 from penstock_worker.ingest.message import Message, uuid8
 
-__all__ = ["CLOUDEVENTS_TYPES", "Reading", "read_cloudevents"]
+__all__ = ["CLOUDEVENTS_TYPES", "Reading", "is_cloudevents", "read_cloudevents"]
 
 _SINGLE = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
@@ -43,6 +43,11 @@ class Reading(NamedTuple):
     source: str
     id: str
     event: bytes
+
+
+def is_cloudevents(message: Message) -> bool:
+    """Whether the message says of itself that it is one."""
+    return message.content_type.partition(";")[0].strip() in CLOUDEVENTS_TYPES
 
 
 def read_cloudevents(message: Message) -> list[Reading]:

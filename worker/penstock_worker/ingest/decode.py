@@ -8,16 +8,17 @@ bytes alone, so that a broken event harms no neighbour. What cannot be read at a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from penstock_schemas.answer import is_address
 from penstock_schemas.record import RecordType
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, VERSION, event_id_prefix
-from penstock_worker.ingest.cloudevents import CLOUDEVENTS_TYPES, read_cloudevents
+from penstock_worker.ingest.cloudevents import is_cloudevents, read_cloudevents
 from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.outline import split_events
@@ -42,6 +43,10 @@ class Refused:
     hints: dict[str, Any] = field(default_factory=dict)
     event_id: str | None = None
 
+    def hold(self) -> None:
+        """Keep for later what would be dead."""
+        self.verdict = replace(self.verdict, outcome=Outcome.HELD)
+
 
 @dataclass(slots=True)
 class Decoded:
@@ -63,7 +68,7 @@ def decode(raws: Iterable[RawMessage], validators: Validators) -> Decoded:
         elif len(message.body) > MAX_MESSAGE_BYTES:
             detail = f"{len(message.body)} bytes, the limit is {MAX_MESSAGE_BYTES}"
             refuse_whole(decoded, message, Verdict(Outcome.DEAD, "message_too_large", detail))
-        elif message.content_type.partition(";")[0].strip() in CLOUDEVENTS_TYPES:
+        elif is_cloudevents(message):
             _decode_cloudevents(message, validators, decoded)
         elif b"\\u0000" in message.body or not _decode_whole(message, validators, decoded):
             _decode_apart(message, validators, decoded)
@@ -90,8 +95,19 @@ def _decode_whole(message: Message, validators: Validators, decoded: Decoded) ->
 
 
 def _envelope(message: Message, head: dict[str, Any], count: int) -> Envelope:
-    dropped = head.get("dropped") or []
-    return Envelope(message, head["producer"], head["epoch"], head["seq"], count, head.get("closed", False), dropped)
+    reply_to = head.get("reply_to")
+    return Envelope(
+        message,
+        head["producer"],
+        head["epoch"],
+        head["seq"],
+        count,
+        head.get("closed", False),
+        head.get("dropped") or [],
+        # A name from outside: at no other may a worker write.
+        reply_to if is_address(reply_to) else None,
+        [] if count else head.get("query") or [],
+    )
 
 
 def _event(record: RecordType, content: dict[str, Any], event_id: str, envelope: Envelope, index: int) -> Event:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import from_json
 
+from penstock_schemas.answer import SeqRange
 from penstock_schemas.record import RecordType
 from penstock_worker.ingest.outcome import Outcome, Verdict
 
@@ -49,7 +50,11 @@ class Message:
 
 @dataclass(slots=True)
 class Envelope:
-    """What is known of a message's sender. `epoch` is None for foreign producers: they have no ledger."""
+    """
+    What is known of a message's sender. `epoch` is None for foreign producers: they have no ledger.
+
+    `reply_to` is an address at which a worker may answer. A `query` asks about numbers of the epoch, and is no heartbeat.
+    """
 
     message: Message
     producer: str | None = None
@@ -58,6 +63,8 @@ class Envelope:
     count: int = 0
     is_closed: bool = False
     dropped: list[tuple[int, int, str]] = field(default_factory=list)
+    reply_to: str | None = None
+    query: list[SeqRange] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -91,6 +98,11 @@ class Event:
     def end(self, verdict: Verdict) -> None:
         """Give the event an outcome that keeps it out of its table."""
         self.outcome, self.verdict = verdict.outcome, verdict
+
+    def hold(self) -> None:
+        """Keep for later what would be dead."""
+        if self.verdict is not None:
+            self.end(replace(self.verdict, outcome=Outcome.HELD))
 
 
 def uuid8(digest: bytes) -> UUID:

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from penstock_schemas.answer import MAX_QUERY_RANGES
 from penstock_schemas.column import Column, Kind
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
@@ -51,6 +52,9 @@ _HEAD: dict[str, Any] = {
     ],
     "reply_to": NotRequired[str | None],
     "closed": NotRequired[bool],
+    "query": NotRequired[
+        Annotated[list[tuple[Annotated[int, _SEQ], Annotated[int, _SEQ]]], Field(max_length=MAX_QUERY_RANGES)]
+    ],
 }
 
 

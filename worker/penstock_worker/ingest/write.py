@@ -22,6 +22,7 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import CulpritUnknown, DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
+from penstock_worker.ingest.answers import answers_to
 from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
 from penstock_worker.ingest.decode import Decoded, decode
 from penstock_worker.ingest.judge import judge
@@ -54,10 +55,11 @@ FIRST_PAUSE_S = 0.01
 
 @dataclass(frozen=True)
 class Result:
-    """Events by outcome, and milliseconds by stage."""
+    """Events by outcome, milliseconds by stage, and what there is to answer (see `answers`)."""
 
     outcomes: dict[str, int]
     stage_ms: dict[str, float]
+    answers: str = ""
 
 
 class Writer:
@@ -100,23 +102,21 @@ class Writer:
         watch = Stopwatch()
         watch.start("decode")
         decoded = decode(messages, self.validators)
-        self.store(decoded, watch)
+        answers = self.store(decoded, watch)
         watch.start("")
-        return Result(count_outcomes(decoded), {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()})
+        return Result(count_outcomes(decoded), {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()}, answers)
 
-    def store(self, decoded: Decoded, watch: Stopwatch) -> None:
-        """Store what was decoded, in as many tries as it takes."""
+    def store(self, decoded: Decoded, watch: Stopwatch) -> str:
+        """Store what was decoded, in as many tries as it takes. What there is to answer, from the try that succeeded."""
         original = [(refused, refused.verdict) for refused in decoded.refused]
         objections = 0
         for attempt in range(MAX_TRIES):
             try:
-                self._transaction(decoded, watch, is_careful=objections > 0)
+                return self._transaction(decoded, watch, is_careful=objections > 0)
             except (psycopg.Error, ValueError) as exc:
                 objections += self._next_try(exc, attempt)
                 if objections > MAX_CAREFUL_TRIES:
                     raise _given_up(exc) from exc
-            else:
-                return
             for event in decoded.events:
                 event.outcome, event.verdict = Outcome.STORED, None
             for refused, verdict in original:
@@ -139,7 +139,7 @@ class Writer:
             return False
         return True
 
-    def _transaction(self, decoded: Decoded, watch: Stopwatch, *, is_careful: bool) -> None:
+    def _transaction(self, decoded: Decoded, watch: Stopwatch, *, is_careful: bool) -> str:
         groups: Groups = defaultdict(list)
         for event in decoded.events:
             groups[event.record.name].append(event)
@@ -149,25 +149,30 @@ class Writer:
             judge(groups, self._now_us(connection), self.settings)
             self.tables.write(connection, groups, watch, is_careful=is_careful)
             watch.start("account")
-            self._account(connection, decoded)
+            answers = self._account(connection, decoded)
             failpoints.hit("before_commit")
             watch.start("commit")
         failpoints.hit("after_commit")
         if len(self._known_epochs) > MAX_KNOWN_EPOCHS:
             self._known_epochs.clear()
-        self._known_epochs.update(envelope.epoch for envelope in decoded.envelopes if envelope.epoch)
+        # A query is no sighting: its epoch may be one that no event ever came from.
+        self._known_epochs.update(envelope.epoch for envelope in decoded.envelopes if envelope.epoch and not envelope.query)
+        return answers
 
     def _now_us(self, connection: Connection) -> int:
         """The database's clock, in microseconds: the one clock that events of all producers are held against."""
         (now,) = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone() or (0,)
         return int(str(now))
 
-    def _account(self, connection: Connection, decoded: Decoded) -> None:
-        letters = letters_of(decoded)
-        hold(decoded, letters, fingerprints_over_rate(connection, letters, self.settings.dead_letter_rate_per_minute))
+    def _account(self, connection: Connection, decoded: Decoded) -> str:
+        lettered = letters_of(decoded)
+        letters = [letter for letter, _ in lettered]
+        hold(lettered, fingerprints_over_rate(connection, letters, self.settings.dead_letter_rate_per_minute))
         record_letters(connection, letters)
         record_entries(connection, entries_of(decoded))
         record_sightings(connection, sightings_of(decoded, self._known_epochs))
+        # Last: a query must find the entries of its own batch.
+        return answers_to(connection, decoded)
 
 
 def _given_up(exc: psycopg.Error | ValueError) -> DatabaseAway | CulpritUnknown:

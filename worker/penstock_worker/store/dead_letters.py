@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from uuid import UUID
+
+from psycopg.types.json import Jsonb
 
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.foreign_text import indexable, storable
 
 __all__ = ["Letter", "fingerprints_over_rate", "record_letters"]
+
+#: Headers that a whole message's letter keeps, and characters of a header's name.
+MAX_HEADERS = 50
+MAX_HEADER_NAME = 200
 
 
 @dataclass(slots=True)
@@ -33,6 +40,10 @@ class Letter:
     producer: str | None = None
     epoch: UUID | None = None
     seq: int | None = None
+    #: Of a whole message, so that it can be read again: what it said beside its body, and how many events were in it.
+    content_type: str | None = None
+    headers: Mapping[str, Any] | None = None
+    events: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -42,10 +53,22 @@ class Letter:
 
     def row(self) -> dict[str, Any]:
         """The letter's columns. Texts come from outside: what PostgreSQL cannot store in them is made visible."""
-        texts = ("detail", "producer", "type", "op", "column", "constraint")
+        texts = ("detail", "producer", "type", "op", "column", "constraint", "content_type")
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         values |= {name: storable(values[name]) for name in texts if values[name] is not None}
-        return values | {"fingerprint": self.fingerprint}
+        headers = None if self.headers is None else Jsonb(_plain_headers(self.headers))
+        return values | {"fingerprint": self.fingerprint, "headers": headers}
+
+
+def _plain_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON can say of headers, which on RabbitMQ may be times, bytes or tables, and as many as somebody liked to send."""
+    return {storable(str(name))[:MAX_HEADER_NAME]: _plain(value) for name, value in islice(headers.items(), MAX_HEADERS)}
+
+
+def _plain(value: object) -> bool | int | str | None:
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    return storable(value if isinstance(value, str) else repr(value))
 
 
 def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
@@ -54,9 +77,10 @@ def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
     if rows:
         connection.cursor().executemany(
             "INSERT INTO penstock.dead_letters (id, state, reason, detail, sqlstate, constraint_name, column_name, "
-            "fingerprint, type, op, version, event_id, producer, epoch, seq, payload) "
+            "fingerprint, type, op, version, event_id, producer, epoch, seq, payload, content_type, headers, events) "
             "VALUES (%(id)s, %(state)s, %(reason)s, %(detail)s, %(sqlstate)s, %(constraint)s, %(column)s, "
-            "%(fingerprint)s, %(type)s, %(op)s, %(version)s, %(event_id)s, %(producer)s, %(epoch)s, %(seq)s, %(payload)s) "
+            "%(fingerprint)s, %(type)s, %(op)s, %(version)s, %(event_id)s, %(producer)s, %(epoch)s, %(seq)s, %(payload)s, "
+            "%(content_type)s, %(headers)s, %(events)s) "
             "ON CONFLICT (id) DO NOTHING",
             rows,
         )

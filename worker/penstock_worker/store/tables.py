@@ -188,9 +188,20 @@ def _own_tables(metadata: sa.MetaData) -> None:
         column("seq", big, null=True),
         column("payload", postgresql.BYTEA()),
         column("at", time, now=True),
+        column("content_type", text, null=True),
+        column("headers", postgresql.JSONB(), null=True),
+        column("events", sa.Integer(), null=True),
         sa.PrimaryKeyConstraint("id", name="dead_letters_pkey"),
         sa.Index("dead_letters_state_fingerprint_idx", "state", "fingerprint"),
         sa.Index("dead_letters_fingerprint_at_idx", "fingerprint", "at"),
+    )
+    table(
+        "replay_pauses",
+        column("fingerprint", text),
+        column("tries", sa.Integer()),
+        column("last_id", uuid),
+        column("until", time),
+        sa.PrimaryKeyConstraint("fingerprint", name="replay_pauses_pkey"),
     )
     table(
         "suspects",
