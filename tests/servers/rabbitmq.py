@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import socket
+import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from amqp.exceptions import NotFound
+from kombu.connection import Connection
+
+from penstock_schemas.wire import QUEUE
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.stack.ports import LOOPBACK, find_free_port
 from tests.servers.process import Controls, LocalProcess
@@ -25,11 +33,14 @@ from tests.servers.process import Controls, LocalProcess
 #: Debian's wrapper in the PATH insists on root or its own account; the script behind it does not.
 _SCRIPTS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 
+#: Far above what a test needs.
+_MEMORY_BYTES = 2 * 1024**3
+
 _CONFIGURATION = """\
 listeners.tcp.1 = {host}:{port}
 management.tcp.ip = {host}
 management.tcp.port = {management_port}
-vm_memory_high_watermark.absolute = 2GB
+vm_memory_high_watermark.absolute = {memory_bytes}
 disk_free_limit.absolute = 50MB
 log.console = true
 log.file = false
@@ -53,6 +64,7 @@ class RabbitServer(Controls):
         super().__init__("RabbitMQ", log=folder / "rabbitmq.log", cwd=folder)
         self._folder = folder
         self._has_started = False
+        self._cookie = uuid4().hex
         self._choose_ports()
 
     def _choose_ports(self) -> None:
@@ -83,7 +95,9 @@ class RabbitServer(Controls):
 
     def prepare(self) -> None:
         (self._folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
-        configuration = _CONFIGURATION.format(host=LOOPBACK, port=self.port, management_port=self._management_port)
+        configuration = _CONFIGURATION.format(
+            host=LOOPBACK, port=self.port, management_port=self._management_port, memory_bytes=_MEMORY_BYTES
+        )
         (self._folder / "rabbitmq.conf").write_text(configuration)
         self._mapper.start()
 
@@ -127,6 +141,34 @@ class RabbitServer(Controls):
             self.call("DELETE", f"/api/connections/{quote(connection['name'])}")
         return len(connections)
 
+    def waiting(self, url: str) -> int:
+        """Messages in the queue of events that no worker has; 0 where there is no queue."""
+        with Connection(url) as connection, connection.channel() as channel:
+            try:
+                return int(channel.queue_declare(QUEUE, passive=True).message_count)
+            except NotFound:
+                return 0
+
+    def limit_memory(self, limit_bytes: int = _MEMORY_BYTES) -> None:
+        """Give the broker another limit; one that it is above raises its alarm, which blocks whoever publishes."""
+        self._control("eval", f"vm_memory_monitor:set_vm_memory_high_watermark({{absolute, {limit_bytes}}}).")
+
+    def has_alarm(self) -> bool:
+        """Whether the broker itself tells of an alarm (memory or disk)."""
+        try:
+            self.call("GET", "/api/health/checks/local-alarms")
+        except urllib.error.HTTPError as exc:
+            if exc.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            return True
+        return False
+
+    def _control(self, *words: str) -> str:
+        program = shutil.which("/usr/lib/rabbitmq/bin/rabbitmqctl") or shutil.which("rabbitmqctl")
+        assert program is not None
+        command = [program, "-n", self._env["RABBITMQ_NODENAME"], "--erlang-cookie", self._cookie, *words]
+        return subprocess.run(command, env={**os.environ, **self._env}, capture_output=True, text=True, check=True).stdout
+
     def call(self, method: str, path: str) -> Any:
         request = urllib.request.Request(f"http://{LOOPBACK}:{self._management_port}{path}", method=method)
         request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
@@ -150,7 +192,7 @@ class RabbitServer(Controls):
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} -setcookie {uuid4().hex}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} -setcookie {self._cookie}",
         }
 
 
