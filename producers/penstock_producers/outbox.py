@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock_producers import processes
+from penstock_producers.answers import Answers
 from penstock_producers.buffer import Buffer
 from penstock_producers.options import Options
 from penstock_producers.sender import Sender
@@ -34,6 +35,7 @@ class Outbox:
         self.epoch = new_epoch()
         self.buffer = Buffer(options, self.epoch, self._tell_dropped)
         self.sender = Sender(options, self.buffer, broker.transport, on_end=self._stop_watching, on_failure=self._tell_late)
+        self.answers = Answers(options, self.buffer, broker.mailbox, self._supervise)
         self._next_drop_warning = 0.0
 
     def accept(self, event: bytes) -> int:
@@ -60,6 +62,7 @@ class Outbox:
     def begin_close(self) -> None:
         """See `Buffer.begin_close`."""
         self.buffer.begin_close()
+        self.answers.look()
 
     def finish_close(self, timeout_s: float) -> bool:
         """Wait until the sender has ended; give up what it could not send in time. Whether there was nothing to give up."""
@@ -75,6 +78,7 @@ class Outbox:
 
     def leave_to_parent(self) -> None:
         """In a forked child: the events are the parent's, and so are the sockets. Any lock may be held for ever."""
+        self.answers.leave_to_parent()
         transport = self.sender.transport
         if transport is not None:
             with suppress(Exception):
@@ -127,6 +131,7 @@ class Outbox:
         )
 
     def _tell_dropped(self, count: int, reason: str) -> None:
+        self.answers.look()
         now = time.monotonic()
         if now >= self._next_drop_warning:
             self._next_drop_warning = now + _DROP_WARNING_EVERY_S

@@ -114,7 +114,7 @@ class Producer:
             ProducerClosed: After `close()`.
         """
         outbox = self._outbox
-        return Receipt(outbox.epoch, outbox.accept(_upsert(record, occurred_at)))
+        return Receipt(outbox.epoch, outbox.accept(_upsert(record, occurred_at)), outbox.answers)
 
     def publish_many(self, records: Iterable[Record], *, occurred_at: datetime | None = None) -> list[Receipt]:
         """
@@ -124,7 +124,7 @@ class Producer:
         """
         outbox = self._outbox
         events = [_upsert(record, occurred_at) for record in records]
-        return [Receipt(outbox.epoch, seq) for seq in outbox.accept_many(events)]
+        return [Receipt(outbox.epoch, seq, outbox.answers) for seq in outbox.accept_many(events)]
 
     def delete(
         self, record_class: type[Record], /, *key: Any, occurred_at: datetime | None = None, **named_key: Any
@@ -140,11 +140,23 @@ class Producer:
         """
         outbox = self._outbox
         data = key_json(record_class, key, named_key)
-        return Receipt(outbox.epoch, outbox.accept(_event(record_class, "delete", data, occurred_at)))
+        return Receipt(outbox.epoch, outbox.accept(_event(record_class, "delete", data, occurred_at)), outbox.answers)
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Send what was accepted so far without lingering, and wait. Whether the broker has confirmed all of it (but drops)."""
         return self._outbox.flush(timeout_s)
+
+    def barrier(self, timeout_s: float = 10.0) -> bool:
+        """
+        Wait until everything published before it in this process has ended, dead letters and drops included.
+
+        Returns:
+            Whether it has, in time. Then what could be stored is committed, and to be read.
+
+        Raises:
+            ProducerClosed: After `close()`.
+        """
+        return self._outbox.answers.barrier(timeout_s)
 
     def status(self) -> Status:
         """How far this process's producer is. Cheap."""

@@ -11,13 +11,15 @@ It is the real producer over a transport that keeps what it is given: policies, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock_producers.errors import TransportError
 from penstock_producers.producer import Producer
 from penstock_producers.transports import Mailbox, Transport
+from penstock_producers.transports.memory_mailbox import MemoryMailbox, MemoryPost
+from penstock_schemas.answer import Answer
 from penstock_schemas.wire import Envelope, Op, event_id
 
 __all__ = ["MemoryBroker", "MemoryProducer", "MemoryTransport", "PublishedEvent"]
@@ -40,18 +42,31 @@ class MemoryTransport:
     Keeps the envelopes it is given, in order.
 
     Set `is_away` to have it refuse them, as a broker that is away does; what was refused comes again when it is back.
+    Who waits for a receipt is told `outcome`, as by a worker; None answers nobody.
     """
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
         self.is_away = False
+        self.outcome: str | None = "stored"
+        self.post = MemoryPost()
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
         for envelope in envelopes:
             if self.is_away:
                 raise TransportError("the memory broker is away")
-            self.envelopes.append(envelope)
+            if not envelope.query:
+                self.envelopes.append(envelope)
             on_confirmed(envelope)
+            if envelope.reply_to and self.outcome:
+                self.post.answer(envelope.reply_to, Answer(envelope.epoch, list(self._outcomes(envelope, self.outcome))))
+
+    def _outcomes(self, envelope: Envelope, outcome: str) -> Iterator[tuple[str, int, int]]:
+        if envelope.events:
+            yield outcome, envelope.seq, envelope.seq + len(envelope.events) - 1
+        # Everything that was asked about was sent before, or is on its way.
+        yield from ((outcome, first, last) for first, last in envelope.query)
+        yield from (("dropped", part.first, part.last) for part in envelope.dropped)
 
     def close(self) -> None:
         pass
@@ -74,14 +89,13 @@ class MemoryBroker:
 
     def __init__(self, transport: Transport | None = None) -> None:
         self._transport: Transport = transport or MemoryTransport()
+        self._post = self._transport.post if isinstance(self._transport, MemoryTransport) else MemoryPost()
 
     def transport(self) -> Transport:
         return self._transport
 
     def mailbox(self) -> Mailbox:
-        from penstock_producers.transports.memory_mailbox import MemoryMailbox
-
-        return MemoryMailbox()
+        return MemoryMailbox(self._post)
 
 
 class MemoryProducer(Producer):

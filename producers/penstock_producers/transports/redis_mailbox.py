@@ -10,6 +10,8 @@ The address holds as long as the mailbox, also over lost connections: what came 
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 
 from penstock_producers.transports.redis import translated
@@ -29,7 +31,7 @@ class RedisMailbox:
     """See `Mailbox`. One connection; redis-py opens it anew after every error."""
 
     def __init__(self, broker_url: str, timeout_s: float) -> None:
-        self.address: str | None = new_address()
+        self.address: str = new_address()
         self._arguments = redis_arguments(broker_url, socket_timeout_s=timeout_s + _LONGEST_WAIT_S, connect_timeout_s=timeout_s)
         self._client: redis.Redis | None = None
 
@@ -41,10 +43,10 @@ class RedisMailbox:
                     **self._arguments, health_check_interval=_HEALTH_CHECK_INTERVAL_S, single_connection_client=True
                 )
             # To Redis 0 is for ever.
-            first = self._client.blpop([self.address], timeout=max(0.01, min(timeout_s, _LONGEST_WAIT_S)))
-            if first is None:
+            found: Any = self._client.blpop([self.address], timeout=max(0.01, min(timeout_s, _LONGEST_WAIT_S)))
+            if found is None:
                 return []
-            return [first[1], *self._take()]
+            return [found[1], *self._take()]
 
     def _take(self) -> list[bytes]:
         # Not LPOP with a count, which Redis before 6.2 does not know.

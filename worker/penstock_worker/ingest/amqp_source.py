@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from amqp.exceptions import AMQPError
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.timer import Timer
 from kombu.connection import Connection
 
 from penstock_schemas.topology import queues
+from penstock_worker.ingest.amqp_answers import AmqpAnswers, hang_up
+from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Deliver, Delivery
 from penstock_worker.settings import Settings
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between heartbeats that are promised to the broker; sent twice as often.
 HEARTBEAT_S = 60
-#: Seconds a broker has for its goodbye; the loop waits.
-GOODBYE_S = 2
 #: Messages read in one turn of the loop, so that others get theirs.
 READS_PER_TURN = 500
 #: Messages sent ahead: at first, at least; and how many are looked at before the number is changed.
@@ -99,6 +98,7 @@ class AmqpSource:
         self._prefetch = min(PREFETCH_FIRST, settings.prefetch_messages)
         self._seen_messages = self._seen_events = 0
         self._heartbeat: Any = None
+        self._answers = AmqpAnswers(settings.broker)
 
     def start(self, deliver: Deliver, has_room: Callable[[], bool]) -> None:
         """See `Source`."""
@@ -132,6 +132,10 @@ class AmqpSource:
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `Source`."""
         self._settle(self._window.finish(self._current(deliveries)))
+
+    def answer(self, answers: Sequence[AddressedAnswer]) -> None:
+        """See `Source`."""
+        self._answers.send(answers)
 
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         """
@@ -190,9 +194,10 @@ class AmqpSource:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None
+        self._answers.close()
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            _hang_up(connection)
+            hang_up(connection)
 
     def _settle(self, watermark: int | None) -> None:
         if watermark is not None:
@@ -283,18 +288,6 @@ class AmqpSource:
             self._connection.heartbeat_tick(rate=2)
         else:
             self._connection.send_heartbeat()
-
-
-def _hang_up(connection: Any) -> None:
-    """Say goodbye, but not for long: a broker that does not answer takes back what it gave when the socket closes."""
-    if not connection.connected:
-        connection.collect()  # py-amqp would connect anew for the goodbye
-        return
-    try:
-        with connection.transport.having_timeout(GOODBYE_S):
-            connection.close()
-    except (OSError, AMQPError):
-        connection.collect()
 
 
 def _redeliveries(message: Any, headers: dict[str, Any]) -> int:

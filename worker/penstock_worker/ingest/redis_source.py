@@ -7,6 +7,7 @@ Events from a Redis or Valkey list, as kombu publishers write it.
 | QUEUE:leases            | zset | tag -> when its lease ends, ms of the server's clock      | workers               | none   |
 | QUEUE:leased            | hash | tag -> message in a worker's hands                        | workers               | none   |
 | QUEUE:redelivered       | hash | sha1 of a message -> how often its lease ran out          | workers               | a day  |
+| penstock.answers.<hex>  | list | what became of a producer's events, see `Source.answer`   | workers               | 60 s   |
 
 Why not kombu's own consumer: it needs three round trips a message, and a message is lost when the worker dies between taking
 it and noting that it did. Here one script does both for many. Why not kombu's `unacked` keys: every kombu consumer of the same
@@ -24,6 +25,7 @@ from kombu.asynchronous.timer import Timer
 
 from penstock_producers.transports.redis_url import redis_arguments
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.redis_scripts import SCRIPTS
 from penstock_worker.ingest.source import Deliver, Delivery
@@ -43,6 +45,8 @@ REFUSED_S = 1.0
 #: Tags in one call of ack, renew or give back; Redis is blocked meanwhile.
 TAGS_PER_CALL = 1_000
 _SOCKET_TIMEOUT_S = 10
+#: Answers that a producer which does not read may have waiting, and milliseconds after which all are thrown away.
+ANSWERS_KEPT, ANSWERS_MS = 10_000, 60_000
 
 
 class RedisSource:
@@ -103,6 +107,21 @@ class RedisSource:
             self._send_acks()
         except redis.RedisError as exc:
             logger.warning("acknowledged later, Redis says: %s", exc, extra={"action": "ack_postponed"})
+
+    def answer(self, answers: Sequence[AddressedAnswer]) -> None:
+        """See `Source`."""
+        lines: dict[str, list[str]] = {}
+        for address, line in answers:
+            lines.setdefault(address, []).append(line)
+        pipeline = self._client.pipeline(transaction=False)
+        for address, its_lines in lines.items():
+            pipeline.rpush(address, *its_lines)
+            pipeline.ltrim(address, -ANSWERS_KEPT, -1)
+            pipeline.pexpire(address, ANSWERS_MS)
+        try:
+            pipeline.execute()
+        except redis.RedisError as exc:
+            logger.warning("producers are not answered, they ask again: %s", exc, extra={"action": "answers_lost"})
 
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         """See `Source`."""

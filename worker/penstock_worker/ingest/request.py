@@ -19,6 +19,8 @@ from kombu.message import Message
 from kombu.utils.uuid import uuid
 from vine import promise
 
+from penstock_worker.ingest.answers import ANSWERS
+
 __all__ = ["Ending", "Submitter"]
 
 logger = logging.getLogger(__name__)
@@ -135,10 +137,13 @@ def _observed(base: Any) -> Any:
         ticket: _Ticket
 
         def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
-            failed, retval, _runtime = failed__retval__runtime
+            failed, retval, runtime = failed__retval__runtime
             if not failed:
-                self.ticket.result = _parse(retval)
-            return super().on_success(failed__retval__runtime, **kwargs)
+                self.ticket.result = result = _parse(retval)
+                if isinstance(result, dict) and ANSWERS in result:
+                    # Flower and every other listener of events get the counts, and no megabyte beside them.
+                    retval = repr({name: value for name, value in result.items() if name != ANSWERS})
+            return super().on_success((failed, retval, runtime), **kwargs)
 
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
             exc = getattr(exc_info.exception, "exc", exc_info.exception)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.message import RawMessage
 
 __all__ = ["Deliver", "Delivery", "Source"]
@@ -54,6 +55,13 @@ class Source(Protocol):
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """They are safe in the database: the broker may forget them."""
+
+    def answer(self, answers: Sequence[AddressedAnswer]) -> None:
+        """
+        Tell producers what became of their events, after the ack.
+
+        Never raises, and never holds the loop for long: an answer that is lost is asked for again.
+        """
 
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         """Return them to the head of the queue, as fresh or as suspects."""

@@ -23,6 +23,7 @@ from kombu.utils.uuid import uuid
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.amqp_source import AmqpSource
+from penstock_worker.ingest.answers import ANSWERS, split_answers
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
 from penstock_worker.ingest.flight import Flight, Probe
 from penstock_worker.ingest.redis_source import RedisSource
@@ -191,6 +192,9 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         """Committed: the ONE place that acknowledges."""
         failpoints.hit("before_ack")
         self.source.ack(batch.deliveries)
+        # Second: who hears that an event is stored must not see it delivered again because of a lost ack.
+        if answers := split_answers(result.pop(ANSWERS, "")):
+            self.source.answer(answers)
         logger.debug("batch written: %s", result, extra={"action": "batch_written", "trigger": batch.trigger})
 
     def on_away(self, batch: Batch, reason: str) -> None:

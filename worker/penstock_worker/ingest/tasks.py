@@ -21,6 +21,7 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes
+from penstock_worker.ingest.answers import ANSWERS, MAX_ANSWERS_CHARACTERS
 from penstock_worker.ingest.blame import log_refusal, one_line
 from penstock_worker.ingest.decode import Decoded, refuse_whole
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
@@ -34,6 +35,9 @@ from penstock_worker.store.rehearsal import rehearse
 __all__ = ["Child", "register_tasks"]
 
 logger = logging.getLogger(__name__)
+
+#: Characters of a batch's result as Celery brings it to the main process: the answers, and room for the counts.
+MAX_RESULT_CHARACTERS = MAX_ANSWERS_CHARACTERS + 64 * 1024
 
 #: How a batch is tried: with others, alone because it is a suspect, or alone again after a try that ended in order.
 Mode = Literal["together", "alone", "alone_innocent"]
@@ -120,6 +124,8 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
         acks_on_timeout=False,
         ignore_result=True,
         time_limit=settings.batch_time_limit_s,
+        # What is cut off here cannot be read: it would look as if the database were away.
+        resultrepr_maxsize=MAX_RESULT_CHARACTERS,
     )
     def write_batch(messages: list[tuple[Any, ...]], mode: Mode) -> dict[str, Any]:
         try:
@@ -143,4 +149,5 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
 
 
 def _counts(result: Result) -> dict[str, Any]:
-    return {**result.outcomes, "ms": result.stage_ms}
+    counts: dict[str, Any] = {**result.outcomes, "ms": result.stage_ms}
+    return counts | {ANSWERS: result.answers} if result.answers else counts
