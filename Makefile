@@ -3,9 +3,10 @@
 #   make demo     publish real data, store it, compare it
 #   make test     all tests, in parallel
 #   make up       servers, worker, beat and Flower in this folder until Ctrl-C
+#   make chaos    break everything on purpose for half an hour, and count what is lost
 #   make check    format, lint, types, layers, tests
 #
-# `make test ARGS="-k upsert"` and `make demo ARGS=--json` pass arguments on.
+# `make test ARGS="-k upsert"` and `make demo ARGS=--json` pass arguments on; `make chaos MINUTES=1 SEED=7 BROKER=redis` takes less.
 
 PYTHON ?= python3
 ARGS ?=
@@ -16,10 +17,10 @@ INSTALLED := .venv/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo up test check format lint types layers lock rabbitmq help
+.PHONY: setup demo up test chaos check format lint types layers lock rabbitmq help
 
 help:
-	@sed -n '3,8s/^# *//p' Makefile
+	@sed -n '3,9s/^# *//p' Makefile
 
 setup: $(INSTALLED) rabbitmq
 
@@ -42,6 +43,9 @@ up: $(INSTALLED)
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 check: format lint types layers test
 

@@ -1,0 +1,289 @@
+"""
+All that runs during a run of chaos, on servers of its own.
+
+    writers --proxy--> broker <--proxy-- workers --proxy--> PostgreSQL
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from penstock_worker.stack.process import end_processes
+from tests.chaos.events import Draft
+from tests.chaos.log import Log, Published, last_status, read_log
+from tests.chaos.plan import Broker
+from tests.chaos.proxy import Proxy
+from tests.chaos.state import RECORDS_MODULE, ROOT, create_tables
+from tests.chaos.writer import LoggedProducer, make_producer
+from tests.servers.celery_worker import Failpoints, WorkerProcess, worker_settings
+from tests.servers.databases import PostgresServer
+from tests.servers.process import LocalProcess
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.valkey import DurableValkey
+
+__all__ = ["Canary", "Shape", "Site", "Writer", "open_site"]
+
+_FAILPOINTS = "after_copy=kill, before_commit=kill, after_commit=kill, before_ack=kill"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """
+    How much runs.
+
+    Args:
+        journal_writers: Producer processes whose events are on disk until they are answered.
+        spill_writers: Those that keep them in memory until the broker has them.
+        rate: Events a second of each.
+        workers: Nodes.
+        concurrency: Pool children of each.
+        modules: Loaded by the workers beside the record types; a broken build is one.
+    """
+
+    journal_writers: int = 4
+    spill_writers: int = 1
+    rate: float = 50
+    workers: int = 2
+    concurrency: int = 2
+    modules: Sequence[str] = ()
+
+
+class Writer:
+    """One place for a producer process: killed, it is followed by another."""
+
+    def __init__(self, site: Site, name: str, *, is_journaled: bool, spool: Path, room: int | None = None) -> None:
+        self.name, self.is_journaled = name, is_journaled
+        self._site, self._spool, self._room = site, spool, room
+        self._starts = 0
+        self.processes: list[LocalProcess] = []
+
+    @property
+    def process(self) -> LocalProcess:
+        """The one that runs now."""
+        return self.processes[-1]
+
+    @property
+    def log(self) -> Path:
+        """The log of the one that runs now."""
+        return self._log(self._starts)
+
+    def _log(self, start: int) -> Path:
+        return self._site.folder / f"{self.name}-{start}.log"
+
+    def start(self, port: int | None = None) -> None:
+        """Start a process, through another proxy if need be."""
+        self._starts += 1
+        mark = f"{self.name}-{self._starts}"
+        url = with_port(self._site.broker_url, port or self._site.to_broker.port)
+        words = [sys.executable, "-m", "tests.chaos.writer", url, "--log", str(self.log), "--mark", mark]
+        words += ["--seed", f"{self._site.seed} {mark}", "--rate", str(self._site.shape.rate), "--spool", str(self._spool)]
+        words += ["--durability", "journal" if self.is_journaled else "spill", "--started-at", str(self._site.started_at)]
+        words += ["--room", str(self._room)] if self._room else []
+        env = {"PYTHONPATH": str(ROOT)}
+        process = LocalProcess(
+            mark, words, log=self._site.folder / f"{mark}.out", env=env, cwd=ROOT, ready=lambda _: self._has_published()
+        )
+        self.processes.append(process)
+        process.start()
+
+    def _has_published(self) -> bool:
+        return self.log.exists() and self.log.stat().st_size > 0
+
+    def end(self, within_s: float = 120) -> None:
+        """SIGTERM, and wait until it has closed its producer."""
+        if self.processes:
+            self.process.stop(within_s)
+
+    def status(self) -> dict[str, Any]:
+        """What the producer last said of itself."""
+        return last_status(self.log)
+
+    def published(self) -> Iterator[Published]:
+        """The events of all its processes."""
+        for start in range(1, self._starts + 1):
+            if self._log(start).exists():
+                yield from read_log(
+                    self._log(start), f"{self.name}-{start}", is_journaled=self.is_journaled, may_drop=self._room is not None
+                )
+
+
+class Canary:
+    """Publishes an event when asked, and waits until it is stored: then everything works again."""
+
+    def __init__(self, site: Site, spool: Path) -> None:
+        self._path = site.folder / "canary.log"
+        url = with_port(site.broker_url, site.to_broker.port)
+        self._producer = make_producer(url, "canary", "journal", spool)
+        self._writer = LoggedProducer(self._producer, Log(self._path))
+        self._database_url = site.database_url
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def sing(self, within_s: float) -> float:
+        """
+        Publish an event and wait until it is stored.
+
+        Returns:
+            How many seconds that took.
+
+        Raises:
+            TimeoutError: It was not stored in time.
+        """
+        began = time.monotonic()
+        with self._lock:
+            self._count += 1
+            name = f"canary-{self._count}"
+            self._writer.publish(Draft("lab.mark", "upsert", time.time_ns() // 1_000, {"mark_id": name}))
+        while not self._is_stored(name):
+            if time.monotonic() - began > within_s:
+                raise TimeoutError(f"an event published after the fault was not stored within {within_s:.0f} s")
+            time.sleep(0.03)
+        return time.monotonic() - began
+
+    def _is_stored(self, name: str) -> bool:
+        with suppress(psycopg.Error), psycopg.connect(self._database_url, connect_timeout=5) as connection:
+            return connection.execute("SELECT FROM lab.marks WHERE mark_id = %s", [name]).fetchone() is not None
+        return False
+
+    def end(self) -> None:
+        """Close the producer."""
+        self._producer.close(60)
+
+    def published(self) -> Iterator[Published]:
+        """What it published."""
+        return read_log(self._path, "canary", is_journaled=True)
+
+
+@dataclass
+class Site:
+    """Servers, proxies, workers and writers of one run; see `open_site`."""
+
+    broker_name: Broker
+    seed: int
+    shape: Shape
+    folder: Path
+    database: PostgresServer
+    broker: DurableValkey | RabbitServer
+    broker_url: str
+    to_broker: Proxy
+    from_broker: Proxy
+    to_database: Proxy
+    failpoints: Failpoints
+    started_at: float = field(default_factory=time.time)
+    workers: list[WorkerProcess] = field(default_factory=list)
+    writers: list[Writer] = field(default_factory=list)
+    #: Writers that ended: they were made to run out of room.
+    past_writers: list[Writer] = field(default_factory=list)
+    #: When the broker lost its data, in seconds since 1970.
+    wiped_at: list[float] = field(default_factory=list)
+    #: Pool children of killed workers, which see that a moment later.
+    orphans: list[psutil.Process] = field(default_factory=list)
+    is_ending: bool = False
+
+    @property
+    def database_url(self) -> str:
+        """Not through the proxy."""
+        return self.database.url
+
+    @property
+    def spool(self) -> Path:
+        """Where all writers keep what is not answered."""
+        return self.folder / "spool"
+
+    def draw(self, *words: object) -> random.Random:
+        """Chance that depends on the seed and on nothing else."""
+        return random.Random(" ".join(map(str, (self.seed, self.broker_name, *words))))
+
+    def start(self) -> None:
+        """Workers and writers."""
+        options = {
+            "concurrency": self.shape.concurrency,
+            "records": ",".join((RECORDS_MODULE, *self.shape.modules)),
+            "lease_s": 4,
+            "probe_s": 0.5,
+        }
+        database_url = with_port(self.database_url, self.to_database.port)
+        settings = worker_settings(database_url, with_port(self.broker_url, self.from_broker.port), self.failpoints, options)
+        for number in range(self.shape.workers):
+            worker = WorkerProcess(f"worker{number}", self.folder, settings | {"PYTHONPATH": str(ROOT)})
+            self.workers.append(worker)
+            worker.launch()
+        for worker in self.workers:
+            worker.wait_ready(180)
+        journal = [f"journal{number}" for number in range(self.shape.journal_writers)]
+        spill = [f"spill{number}" for number in range(self.shape.spill_writers)]
+        for name in [*journal, *spill]:
+            self.writers.append(Writer(self, name, is_journaled=name in journal, spool=self.spool))
+            self.writers[-1].start()
+        self.canary = Canary(self, self.spool)
+
+    def published(self) -> list[Published]:
+        """Everything that any writer logged."""
+        found = [one for writer in [*self.writers, *self.past_writers] for one in writer.published()]
+        return found + list(self.canary.published())
+
+    def spooled(self, folder: Path | None = None) -> list[Path]:
+        """Files of events that are not answered yet."""
+        return sorted((folder or self.spool).glob("**/*.spool"))
+
+    def waiting_messages(self) -> int:
+        """Messages in the queue."""
+        return self.broker.waiting(self.broker_url)
+
+    def close(self) -> None:
+        """End every process, whatever state it is in."""
+        self.is_ending = True
+        if hasattr(self, "canary"):
+            self.canary.end()
+        for writer in [*self.writers, *self.past_writers]:
+            for process in writer.processes:
+                process.clean_up()
+        for worker in self.workers:
+            worker.clean_up()
+        end_processes(self.orphans, within_s=0)
+
+
+def with_port(url: str, port: int) -> str:
+    """The same URL with another port."""
+    return re.sub(r":\d+/", f":{port}/", url)
+
+
+@contextmanager
+def open_site(broker: Broker, seed: int, shape: Shape, folder: Path) -> Iterator[Site]:
+    """Start servers and proxies; at the end everything is stopped."""
+    with ExitStack() as stack:
+        database = PostgresServer(folder / "postgres")
+        stack.callback(database.clean_up)
+        database.start()
+        create_tables(database.url)
+        (folder / broker).mkdir()
+        server: Any = DurableValkey(folder / broker) if broker == "redis" else RabbitServer(folder / broker)
+        stack.callback(server.clean_up)
+        server.start()
+        url = server.url if broker == "redis" else server.create_vhost()
+        ports = (_port(url), _port(url), database.endpoint.port)
+        to_broker, from_broker, to_database = proxies = [Proxy(port) for port in ports]
+        for proxy in proxies:
+            stack.callback(proxy.close)
+        failpoints = Failpoints(folder, _FAILPOINTS)
+        site = Site(broker, seed, shape, folder, database, server, url, to_broker, from_broker, to_database, failpoints)
+        stack.callback(site.close)
+        yield site
+
+
+def _port(url: str) -> int:
+    found = re.search(r":(\d+)/", url)
+    assert found is not None
+    return int(found[1])
