@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -253,6 +256,20 @@ def test_a_connection_that_the_broker_closed_costs_nothing(broker: Broker) -> No
         producer.publish(Pair(tenant="a", number=1))
         assert producer.flush(30)
     assert sorted(set(seqs(broker.read()))) == [0, 1]
+
+
+def test_a_program_that_ends_after_its_first_event_has_sent_it(
+    broker_url: str, broker_server: ValkeyServer | RabbitServer
+) -> None:
+    """Nothing was connected by then; the sender does it while the interpreter shuts down, when modules can fail to import."""
+    code = (
+        "import sys; from penstock_producers import Producer; from tests.records import Pair;"
+        "Producer(sys.argv[1], exit_deadline_s=60).publish(Pair(tenant='a', number=1))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [".", *sys.path]))}
+    subprocess.run([sys.executable, "-c", code, broker_url], check=True, timeout=120, env=environment)
+    received = Broker(broker_url, broker_server).read()
+    assert (seqs(received), received[-1].body["closed"]) == ([0], True)
 
 
 def timed(work: Callable[[], object]) -> float:

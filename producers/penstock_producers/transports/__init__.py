@@ -74,7 +74,7 @@ class Broker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UrlBroker:
-    """See `Broker`; the clients' libraries are imported when they are needed."""
+    """See `Broker`."""
 
     broker_url: str
     queue: str
@@ -101,6 +101,9 @@ def broker_for(broker_url: str, queue: str, timeout_s: float) -> Broker:
         ValueError: The URL cannot be right; the message says why, without the password.
     """
     check_url(broker_url)
+    # Imported now, by who makes the producer: a program that ends soon after would have the sender do it while the interpreter
+    # shuts down, where these libraries can no longer be imported, and its events were lost.
+    _transport_class(broker_url)
     return UrlBroker(broker_url, queue, timeout_s)
 
 
@@ -112,13 +115,18 @@ def transport_for(broker_url: str, queue: str, timeout_s: float) -> Transport:
         ValueError: The URL cannot be right; the message says why, without the password.
     """
     check_url(broker_url)
+    return _transport_class(broker_url)(broker_url, queue, timeout_s)
+
+
+def _transport_class(broker_url: str) -> Callable[[str, str, float], Transport]:
+    """Only the library that a URL needs is imported."""
     if broker_url.startswith("redis"):
         from penstock_producers.transports.redis import RedisTransport
 
-        return RedisTransport(broker_url, queue, timeout_s)
+        return RedisTransport
     from penstock_producers.transports.amqp import AmqpTransport
 
-    return AmqpTransport(broker_url, queue, timeout_s)
+    return AmqpTransport
 
 
 def check_url(broker_url: str) -> None:
