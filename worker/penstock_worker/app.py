@@ -21,6 +21,7 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
 from penstock_worker.ingest.tasks import register_tasks
+from penstock_worker.ingest.watch import WatchStep
 from penstock_worker.maintenance.tasks import beat_schedule, register_maintenance
 from penstock_worker.settings import Settings, load_settings
 
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> Celery:
         beat_schedule=beat_schedule(),
         beat_schedule_filename=str(settings.schedule_file),
     )
+    app.steps["worker"].add(WatchStep)
     app.steps["consumer"].add(IngestStep)
     register_tasks(app, settings, registry)
     register_maintenance(app, settings, registry)

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     batch_time_limit_s: int = Field(300, ge=1, description="Seconds after which a child that writes a batch is killed")
     probe_s: float = Field(1, gt=0, description="Seconds between two looks at a database that is away")
 
+    stalled_after_s: float = Field(30, gt=0, description="Seconds of standing still after which a worker says that it does")
+    health_folder: Path = Field(Path(".penstock") / "health", description="Where workers say how they are")
+
     statement_timeout_s: float = Field(60, gt=0, description="Seconds one statement of a batch may take")
     connect_timeout_s: float = Field(5, gt=0, description="Seconds one connection attempt may take")
     clock_ahead_limit_s: float = Field(300, gt=0, description="Seconds an event may be ahead of the database's clock")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import kombu.exceptions
 import typer
@@ -23,12 +24,20 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-#: How long workers have to answer; one that is busy answers from its main process, which never is.
-PING_S = 1.0
 #: How long the broker has to take a connection.
 BROKER_CONNECT_S = 3.0
 #: Producers in the table for people; `--json` has more.
 PRODUCERS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A worker; `answers` is false for one that is known by its health file only. `trouble` says why it stands still."""
+
+    name: str
+    answers: bool
+    is_paused: bool
+    trouble: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Status:
 
     queue: str
     waiting_messages: int
-    workers: list[str]
+    workers: list[WorkerSeen]
     rows: dict[str, int]
     outcomes: dict[str, int]
     dead_letters: dict[str, int]
@@ -100,18 +109,27 @@ def _waiting(connection: Connection, queue: str) -> int:
     return 0
 
 
-def _workers(settings: Settings) -> list[str]:
-    import celery
+def _workers(settings: Settings) -> list[WorkerSeen]:
+    """Those that answer, and those of this folder that do not: a worker whose event loop hangs cannot."""
+    from penstock_worker.health import read_health
+    from penstock_worker.queue_look import workers_stats
 
-    with celery.Celery("penstock-status", broker=settings.broker, set_as_current=False) as app:
-        answers: list[dict[str, Any]] = app.control.ping(timeout=PING_S) or []
-    return sorted(name for answer in answers for name in answer)
+    answers = workers_stats(settings)
+    seen = {
+        name: WorkerSeen(name, answers=True, is_paused=bool(step.get("is_paused")), trouble=step.get("stalled_why"))
+        for name, step in answers.items()
+    }
+    now = time.time()
+    for health in read_health(settings.health_folder, settings.queue):
+        trouble = health.trouble(now) or "it does not answer"
+        seen.setdefault(health.worker, WorkerSeen(health.worker, answers=False, is_paused=health.is_paused, trouble=trouble))
+    return sorted(seen.values(), key=lambda worker: worker.name)
 
 
 def _show(found: Status, console: Console) -> None:
     seen = "never" if found.last_seen_s is None else f"{found.last_seen_s:,.0f} s ago"
     console.print(f"{found.queue}: {found.waiting_messages:,} messages wait, last batch {seen}")
-    console.print(f"workers: {', '.join(found.workers) or 'none answers'}")
+    console.print(f"workers: {', '.join(map(_of_worker, found.workers)) or 'none answers'}")
     console.print(_counts("rows visible", found.rows))
     console.print(_counts("events by outcome", found.outcomes))
     console.print(_counts("dead letters", found.dead_letters))
@@ -120,6 +138,13 @@ def _show(found: Status, console: Console) -> None:
         closed = "yes" if producer.is_closed else "no"
         table.add_row(plain(producer.producer), f"{producer.high_water:,}", f"{producer.last_seen:%F %T}", closed)
     console.print(table)
+
+
+def _of_worker(worker: WorkerSeen) -> str:
+    name = plain(worker.name)
+    if worker.trouble:
+        return f"{name} STANDS STILL ({plain(worker.trouble)})"
+    return f"{name} (paused)" if worker.is_paused else name
 
 
 def _counts(title: str, counts: dict[str, int]) -> Table:

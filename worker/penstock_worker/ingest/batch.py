@@ -63,6 +63,11 @@ class Buffer:
         """Whether nothing waits."""
         return not self._deliveries
 
+    @property
+    def messages(self) -> int:
+        """How many wait."""
+        return len(self._deliveries)
+
     def add_all(self, deliveries: Sequence[Delivery]) -> list[Batch]:
         """
         Take deliveries over.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ class Flight:
     def __init__(self, step: IngestStep, batch: Batch, submit: Callable[[Flight], Any]) -> None:
         self._step, self.batch = step, batch
         self._is_over = False
+        #: When the pool got it, by the monotonic clock.
+        self.began_at = time.monotonic()
         self._request = submit(self)
 
     def is_gone(self, *, is_reconnected: bool) -> bool:

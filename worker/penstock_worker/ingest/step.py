@@ -11,8 +11,10 @@ It runs in the worker's main process, in its event loop, and never decodes a mes
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,7 @@ from penstock_worker.ingest.flight import Flight, Probe
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.request import Submitter
 from penstock_worker.ingest.source import Delivery, Source
+from penstock_worker.ingest.stall import Pulse, Stall
 from penstock_worker.settings import Settings
 
 __all__ = ["IngestStep"]
@@ -61,6 +64,10 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._probe_timer: Any = None
         self._pool_timer: Any = None
         self._is_due = False
+        self._consumed = 0
+        #: What the watch looks at, and what it finds; see `penstock_worker.ingest.watch`.
+        self.pulse: Pulse | None = None
+        self.stall: Stall | None = None
         c.ingest_step = self
 
     # -- Celery's calls ------------------------------------------------------------------------------------------------------
@@ -81,7 +88,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
                 raise WorkerShutdown(2) from exc
         for batch in self._reclaim(is_reconnected=True):
             self._source.abandon(batch.deliveries)
-        self._pool_timer = c.timer.call_repeatedly(POOL_LOOK_S, c.pool.maintain_pool)
+        self._pool_timer = c.timer.call_repeatedly(POOL_LOOK_S, self._look_around)
         # Not at once: deliveries may come before the pool is registered with the event loop.
         c.call_soon(self._consume)
 
@@ -92,6 +99,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         Called at a lost connection too, when returning may fail: then the broker takes back by itself.
         """
         self.is_stopping = True
+        self.pulse = None
         self._cancel_timers()
         self.is_paused = False
         if self._source is None:
@@ -124,13 +132,36 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def state(self) -> dict[str, Any]:
         """What the step holds."""
+        stall = self.stall
         return {
             "queue": self.settings.queue,
             "is_paused": self.is_paused,
             "buffered_bytes": self.buffer.size,
+            "held_messages": self._count_held(),
             "ready_batches": len(self.ready),
             "running_batches": len(self.in_flight),
+            "is_stalled": stall is not None,
+            "stalled_since": datetime.fromtimestamp(stall.since, UTC).isoformat() if stall else None,
+            "stalled_why": stall.why if stall else None,
         }
+
+    def _count_held(self) -> int:
+        """Messages that are not acknowledged yet."""
+        batches = [*self.ready, *(flight.batch for flight in self.in_flight)]
+        return self.buffer.messages + sum(len(batch.deliveries) for batch in batches)
+
+    def _look_around(self) -> None:
+        """Tell the watch that the loop turns, and Celery to look for dead children."""
+        is_idle = not self.in_flight
+        self.pulse = Pulse(
+            at=time.monotonic(),
+            consumed=self._consumed,
+            is_paused=self.is_paused,
+            could_work=self._has_room() or is_idle,
+            is_idle_with_work=is_idle and (bool(self.ready) or not self.buffer.is_empty),
+            oldest_batch_at=min((flight.began_at for flight in self.in_flight), default=None),
+        )
+        self.consumer.pool.maintain_pool()
 
     # -- deliveries to batches -----------------------------------------------------------------------------------------------
 
@@ -153,6 +184,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         return not self.is_paused and len(self.ready) < self.settings.concurrency and held < self.settings.held_max_bytes
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        self._consumed += len(deliveries)
         self.ready.extend(self.buffer.add_all(deliveries))
         self._pump()
         if not self.buffer.is_empty and self._age_timer is None:

@@ -1,0 +1,105 @@
+"""
+How a worker is, in a small file: readable also when its event loop hangs and answers nobody.
+
+A worker writes `<health folder>/<name>.json` every few seconds and when it stalls or goes on, and removes it at an orderly end.
+What a killed one left behind is passed over; a process that lives and does not write any more is frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+__all__ = ["STALE_AFTER_S", "WRITE_EVERY_S", "Health", "read_health", "remove_health", "write_health"]
+
+WRITE_EVERY_S = 5.0
+#: Seconds after which a file says nothing of the present.
+STALE_AFTER_S = 6 * WRITE_EVERY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """
+    What a worker says of itself. Times are seconds since 1970, by its own clock.
+
+    Args:
+        is_consuming: It takes messages; not while it starts, stops, reconnects or is paused.
+        is_paused: The database is away, and it waits for it.
+        is_stalled: It stands still and should not; `stalled_since` and `stalled_why` say more.
+        consumed_messages: Since it started.
+    """
+
+    worker: str
+    queue: str
+    started_at: float
+    written_at: float
+    is_consuming: bool
+    is_paused: bool
+    consumed_messages: int
+    is_stalled: bool = False
+    stalled_since: float | None = None
+    stalled_why: str | None = None
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+    def trouble(self, now: float) -> str | None:
+        """What is wrong with it, or None."""
+        if now - self.written_at > STALE_AFTER_S:
+            return f"its process has not moved for {now - self.written_at:.0f} s: it is frozen, or was killed on another host"
+        return self.stalled_why if self.is_stalled else None
+
+
+def write_health(folder: Path, health: Health) -> None:
+    """
+    Replace the worker's file; a reader sees the old one or the new one.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _file(folder, health.worker)
+    draft = file.with_suffix(".new")
+    draft.write_text(json.dumps(asdict(health)))
+    draft.replace(file)
+
+
+def remove_health(folder: Path, worker: str) -> None:
+    """Forget a worker that has ended."""
+    with suppress(OSError):
+        _file(folder, worker).unlink()
+
+
+def read_health(folder: Path, queue: str) -> list[Health]:
+    """The workers of a queue that run, or of which nobody here can say that they do not, by name."""
+    found = [health for file in sorted(folder.glob("*.json")) if (health := _read(file)) is not None]
+    return [health for health in found if health.queue == queue and not _is_gone(health)]
+
+
+def _read(file: Path) -> Health | None:
+    try:
+        values = json.loads(file.read_text())
+        return Health(**{part.name: values[part.name] for part in fields(Health)})
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # removed meanwhile, or of another version
+
+
+def _is_gone(health: Health) -> bool:
+    if health.host != socket.gethostname():
+        return time.time() - health.written_at > 100 * STALE_AFTER_S
+    try:
+        os.kill(health.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _file(folder: Path, worker: str) -> Path:
+    return folder / (re.sub(r"[^\w.@-]", "_", worker) + ".json")
