@@ -353,7 +353,7 @@ class Answers:
                 self._changed.notify_all()
 
     def _fail(self, exc: Exception, failures: int) -> None:
-        if failures == 1:
+        if failures == 1 and (self._wants or self._listener is not None):
             logger.warning(
                 "%s: answers cannot be read, it is tried again: %s",
                 self._options.name,
