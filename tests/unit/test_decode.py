@@ -206,9 +206,17 @@ def test_kombus_wrapping_is_taken_off() -> None:
     assert plain.body == WHOLE
 
 
+@pytest.mark.parametrize("body", ["garbage", "*", "grüße"])
+def test_a_body_that_is_no_base64_is_accounted_for_by_its_headers(body: str) -> None:
+    decoded = decode([RawMessage(wrapped(body=body))], VALIDATORS)
+    assert verdicts(decoded) == [(HEADERS["seq"], HEADERS["count"], "dead", "not_json")]
+    assert decoded.refused[0].payload == body.encode()
+    assert str(decoded.refused[0].envelope.epoch) == HEADERS["epoch"]
+
+
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"hello", b"[]", b"{}", wrapped(body=None), wrapped(body="*"), wrapped(properties=[]), wrapped()[:-9], b"\x80\x04N."],
+    [b"", b"hello", b"[]", b"{}", wrapped(body=None), wrapped(properties=[]), wrapped()[:-9], b"\x80\x04N."],
 )
 def test_what_kombu_did_not_write_is_dead(raw: bytes) -> None:
     decoded = decode([RawMessage(raw), RawMessage(wrapped())], VALIDATORS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -118,13 +118,20 @@ def unwrap(raw: RawMessage) -> Message | None:
     try:
         wrapper = from_json(raw.body)
         body, properties = wrapper["body"], wrapper.get("properties", {})
-        is_base64 = properties.get("body_encoding") == "base64"
-        content = base64.b64decode(body, validate=True) if is_base64 else body.encode()
+        content = _unwrap_body(body, is_base64=properties.get("body_encoding") == "base64")
         content_type, headers = wrapper.get("content-type"), wrapper.get("headers")
         return Message(
             content,
             content_type if isinstance(content_type, str) else "",
             headers if isinstance(headers, dict) else {},
         )
-    except (ValueError, LookupError, TypeError, AttributeError, binascii.Error):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _unwrap_body(body: str, *, is_base64: bool) -> bytes:
+    """The message's bytes. What is not the base64 that it should be stays as it is: its headers account for it all the same."""
+    if is_base64:
+        with suppress(ValueError):
+            return base64.b64decode(body, validate=True)
+    return body.encode()
