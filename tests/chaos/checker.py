@@ -21,7 +21,7 @@ from typing import Any
 from tests.chaos.log import Published
 from tests.model import fold
 
-__all__ = ["Finding", "Found", "Tables", "Verdict", "check"]
+__all__ = ["Finding", "Found", "Key", "Tables", "Verdict", "check"]
 
 Tables = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 Key = tuple[str, int]

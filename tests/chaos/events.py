@@ -25,8 +25,9 @@ RECORD_CLASSES: dict[str, type[Record]] = {record.__record__.type: record for re
 #: Seconds of a generation, and how many back a late event may belong to.
 _GENERATION_S = 2.0
 _GENERATIONS_BACK = 6
-#: A text too long for an index, which only the database sees, and which cannot be compressed: one event in so many has it.
-_CULPRIT_ONE_IN = 400
+#: One site in so many has a key too long for an index, which only the database sees: it ends as a dead letter.
+_CULPRIT_ONE_IN = 25
+#: Its length; of numbers that cannot be compressed.
 _CULPRIT_LENGTH = 9_000
 
 
@@ -104,7 +105,7 @@ class Drafts:
 
     def _site(self, generation: int) -> tuple[str, Any, Any, Any]:
         site = f"s{generation}-{self._draw.randrange(3)}"
-        if self._draw.randrange(_CULPRIT_ONE_IN // 10) == 0:
+        if self._draw.randrange(_CULPRIT_ONE_IN) == 0:
             site = self._draw.randbytes(_CULPRIT_LENGTH // 2).hex()
         others = {"name": self._text(), "since": self._time(), "most": self._number()}
         return "lab.site", {"site_id": site}, {}, others | {"status": self._state(), "error": self._text()}

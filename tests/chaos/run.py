@@ -13,19 +13,19 @@ from pathlib import Path
 import psycopg
 
 from tests.cases import TYPES
-from tests.chaos.checker import Verdict, check
+from tests.chaos.checker import Key, Verdict, check
 from tests.chaos.faults import PATIENCE_S, Missed, inject, until
 from tests.chaos.log import Published
 from tests.chaos.plan import Fault, Plan, Round
 from tests.chaos.site import Shape, Site, Writer, open_site
 from tests.chaos.state import read_found, read_outcomes
 
-__all__ = ["Hit", "Outcome", "run"]
+__all__ = ["STALL_S", "Hit", "Outcome", "run"]
 
 Say = Callable[[str], None]
 
 #: Seconds without any progress after which what is missing is called lost.
-_STALL_S = 60.0
+STALL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,14 @@ class _Span:
     error: str = ""
 
 
-def run(plan: Plan, shape: Shape, folder: Path, say: Say = print) -> Outcome:
+def run(plan: Plan, shape: Shape, folder: Path, say: Say = print, stall_s: float = STALL_S) -> Outcome:
     """
     Carry out a plan on servers of its own.
 
     Args:
         folder: Empty; servers, logs and spools go there. The caller removes it.
         say: Told what happens.
+        stall_s: Seconds without any progress after which what is missing is called lost.
     """
     outcome = Outcome(plan)
     began = time.monotonic()
@@ -95,7 +96,7 @@ def run(plan: Plan, shape: Shape, folder: Path, say: Say = print) -> Outcome:
                 break
         outcome.errors += [f"{span.fault}: {span.error}" for span in spans if span.error]
         say("the faults are over: writers close, what is left is sent")
-        published = _settle(site, outcome, say)
+        published = _settle(site, outcome, say, stall_s)
         outcome.hits = _hits(spans, published)
         with psycopg.connect(site.database_url) as connection:
             outcome.verdict = check(TYPES, published, read_found(connection), site.wiped_at)
@@ -155,7 +156,7 @@ def _is_alive(site: Site, outcome: Outcome) -> bool:
     return not outcome.errors
 
 
-def _settle(site: Site, outcome: Outcome, say: Say) -> list[Published]:
+def _settle(site: Site, outcome: Outcome, say: Say, stall_s: float) -> list[Published]:
     """End the writers, have orphans adopted, and wait until every event has its outcome or nothing happens any more."""
     for writer in site.writers:
         writer.end()
@@ -165,7 +166,7 @@ def _settle(site: Site, outcome: Outcome, say: Say) -> list[Published]:
     _adopt(site, outcome)
     published = site.published()
     say(f"{len(published)} events were published; waiting for their outcomes")
-    _wait_for_outcomes(site, published)
+    _wait_for_outcomes(site, published, stall_s)
     for worker in site.workers:
         worker.stop(120)
     return published
@@ -178,7 +179,7 @@ def _adopt(site: Site, outcome: Outcome) -> None:
         site.past_writers.append(adopter)
         adopter.start()
         try:
-            until(lambda a=adopter: len(site.spooled(a.spool)) <= 1, _STALL_S, what=f"an empty {folder.name}")
+            until(lambda a=adopter: len(site.spooled(a.spool)) <= 1, STALL_S, what=f"an empty {folder.name}")
         except Missed as exc:
             outcome.errors.append(str(exc))
         adopter.end()
@@ -186,22 +187,21 @@ def _adopt(site: Site, outcome: Outcome) -> None:
             outcome.errors.append(f"left in {folder.name}: {', '.join(path.name for path in left)}")
 
 
-def _wait_for_outcomes(site: Site, published: list[Published]) -> None:
+def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:
     """As long as outcomes keep coming; those that never come are the checker's to name."""
     wanted = {one.key for one in published if one.is_accepted}
     left, changed = -1, time.monotonic()
-    while time.monotonic() - changed < _STALL_S:
-        with suppress(psycopg.OperationalError), psycopg.connect(site.database_url) as connection:
-            missing = len(wanted - read_outcomes(connection).keys())
-            is_quiet = missing == 0 or not site.waiting_messages()
-            if missing == 0:
-                break
-            if missing != left:
-                left, changed = missing, time.monotonic()
-            if is_quiet and time.monotonic() - changed > _STALL_S / 4:
-                break
+    while left and time.monotonic() - changed < stall_s:
+        before, left = left, _count_missing(site, wanted)
+        if left != before:
+            changed = time.monotonic()
         time.sleep(0.2)
     until(lambda: site.waiting_messages() == 0, what="an empty queue")
+
+
+def _count_missing(site: Site, wanted: set[Key]) -> int:
+    with psycopg.connect(site.database_url) as connection:
+        return len(wanted - read_outcomes(connection).keys())
 
 
 def _hits(spans: list[_Span], published: list[Published]) -> list[Hit]:

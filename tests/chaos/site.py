@@ -83,7 +83,12 @@ class Writer:
         return self._site.folder / f"{self.name}-{start}.log"
 
     def start(self, port: int | None = None) -> None:
-        """Start a process, through another proxy if need be."""
+        """Start a process, through another proxy if need be, and wait until it publishes."""
+        self.launch(port)
+        self.process.wait_ready(180)
+
+    def launch(self, port: int | None = None) -> None:
+        """Start a process."""
         self._starts += 1
         mark = f"{self.name}-{self._starts}"
         url = with_port(self._site.broker_url, port or self._site.to_broker.port)
@@ -96,7 +101,7 @@ class Writer:
             mark, words, log=self._site.folder / f"{mark}.out", env=env, cwd=ROOT, ready=lambda _: self._has_published()
         )
         self.processes.append(process)
-        process.start()
+        process.launch()
 
     def _has_published(self) -> bool:
         return self.log.exists() and self.log.stat().st_size > 0
@@ -220,13 +225,13 @@ class Site:
             worker = WorkerProcess(f"worker{number}", self.folder, settings | {"PYTHONPATH": str(ROOT)})
             self.workers.append(worker)
             worker.launch()
-        for worker in self.workers:
-            worker.wait_ready(180)
         journal = [f"journal{number}" for number in range(self.shape.journal_writers)]
         spill = [f"spill{number}" for number in range(self.shape.spill_writers)]
         for name in [*journal, *spill]:
             self.writers.append(Writer(self, name, is_journaled=name in journal, spool=self.spool))
-            self.writers[-1].start()
+            self.writers[-1].launch()
+        for process in [*self.workers, *(writer.process for writer in self.writers)]:
+            process.wait_ready(180)
         self.canary = Canary(self, self.spool)
 
     def published(self) -> list[Published]:

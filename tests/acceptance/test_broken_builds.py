@@ -1,0 +1,60 @@
+"""
+The checker of `make chaos` sees what it is there to see: the same run is told as good with the build as it is, and names the
+right column with builds that are broken on purpose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.checker import Verdict
+from tests.chaos.plan import Fault, Plan
+from tests.chaos.run import STALL_S, run
+from tests.chaos.site import Shape
+
+pytestmark = pytest.mark.acceptance
+
+#: A child dies between the writing and the commit of its batch, and messages come in another order.
+_PLAN = Plan(
+    seed=7,
+    broker="redis",
+    rounds=(
+        ((Fault(1, "child_killed", "before_commit", 0.5, 0),),),
+        ((Fault(2, "messages_reordered", "", 0, 0.5),),),
+    ),
+)
+
+
+def _verdict(folder: Path, *modules: str, stall_s: float = STALL_S) -> Verdict:
+    """Only spill writers: a journal would send again what a broken build has lost."""
+    shape = Shape(journal_writers=0, spill_writers=3, rate=120, workers=1, modules=modules)
+    outcome = run(_PLAN, shape, folder, lambda _: None, stall_s)
+    assert not outcome.errors
+    assert len(outcome.hits) == len(_PLAN.faults)
+    return outcome.verdict
+
+
+def test_the_build_as_it_is_loses_nothing(tmp_path: Path) -> None:
+    verdict = _verdict(tmp_path)
+    assert (verdict.lost, verdict.doubled, verdict.wrong) == ([], [], [])
+    assert verdict.endings.keys() == {"merged", "dead or held"}
+
+
+def test_an_ack_before_the_commit_shows_as_lost(tmp_path: Path) -> None:
+    verdict = _verdict(tmp_path, "tests.chaos.broken.ack_first", stall_s=5)
+    assert {finding.what for finding in verdict.lost} == {"no outcome"}
+    assert verdict.doubled == []
+
+
+def test_a_missing_version_guard_shows_as_wrong(tmp_path: Path) -> None:
+    verdict = _verdict(tmp_path, "tests.chaos.broken.no_version_guard")
+    assert {finding.what for finding in verdict.wrong} == {"row"}
+    assert (verdict.lost, verdict.doubled) == ([], [])
+
+
+def test_a_ledger_outside_of_the_transaction_shows_as_two_outcomes(tmp_path: Path) -> None:
+    verdict = _verdict(tmp_path, "tests.chaos.broken.ledger_apart")
+    assert {finding.what for finding in verdict.doubled} == {"two outcomes"}
+    assert verdict.lost == []
