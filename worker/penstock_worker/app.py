@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> Celery:
         # Control commands are answered soon or never: no queue of them outlives its worker by much.
         control_queue_expires=60.0,
         event_queue_expires=60.0,
-        beat_schedule=beat_schedule(),
+        beat_schedule=beat_schedule(settings),
         beat_schedule_filename=str(settings.schedule_file),
     )
     app.steps["worker"].add(WatchStep)

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     clock_ahead_limit_s: float = Field(300, gt=0, description="Seconds an event may be ahead of the database's clock")
     dead_letter_rate_per_minute: int = Field(1_000, ge=1, description="Equal dead letters a minute; more are held instead")
 
+    held_replay_every_s: float = Field(30, gt=0, description="Seconds between two looks at held letters, and the first pause")
+    held_replay_max_pause_s: float = Field(600, gt=0, description="Seconds that equal held letters wait at most, once tried")
+    held_letters_per_run: int = Field(5_000, ge=1, description="Held letters that one look replays at most")
+
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")

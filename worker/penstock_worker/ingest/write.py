@@ -24,9 +24,10 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
 from penstock_worker.ingest.answers import answers_to
 from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
+from penstock_worker.ingest.claim import Claim
 from penstock_worker.ingest.decode import Decoded, decode
 from penstock_worker.ingest.judge import judge
-from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.message import Event, RawMessage
 from penstock_worker.ingest.outcome import Outcome
 from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.stopwatch import Stopwatch
@@ -106,13 +107,17 @@ class Writer:
         watch.start("")
         return Result(count_outcomes(decoded), {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()}, answers)
 
-    def store(self, decoded: Decoded, watch: Stopwatch) -> str:
-        """Store what was decoded, in as many tries as it takes. What there is to answer, from the try that succeeded."""
+    def store(self, decoded: Decoded, watch: Stopwatch, claim: Claim | None = None) -> str:
+        """
+        Store what was decoded, in as many tries as it takes. What there is to answer, from the try that succeeded.
+
+        A `claim` is asked for what does not come from the broker; it notes itself how that ended, and there is no answer.
+        """
         original = [(refused, refused.verdict) for refused in decoded.refused]
         objections = 0
         for attempt in range(MAX_TRIES):
             try:
-                return self._transaction(decoded, watch, is_careful=objections > 0)
+                return self._transaction(decoded, watch, claim, is_careful=objections > 0)
             except (psycopg.Error, ValueError) as exc:
                 objections += self._next_try(exc, attempt)
                 if objections > MAX_CAREFUL_TRIES:
@@ -139,32 +144,41 @@ class Writer:
             return False
         return True
 
-    def _transaction(self, decoded: Decoded, watch: Stopwatch, *, is_careful: bool) -> str:
-        groups: Groups = defaultdict(list)
-        for event in decoded.events:
-            groups[event.record.name].append(event)
+    def _transaction(self, decoded: Decoded, watch: Stopwatch, claim: Claim | None, *, is_careful: bool) -> str:
+        groups = _groups(decoded.events)
         watch.start("prepare")
         self.tables.prepare(groups)
-        with self.database.transaction() as connection:
+        with self.database.transaction(is_rehearsal=claim is not None and claim.is_rehearsal) as connection:
+            if claim:
+                decoded = claim.take(connection, decoded)
+                # A table that does not fit is not among the groups any more.
+                groups = _groups(event for event in decoded.events if event.record.name in groups)
             judge(groups, self._now_us(connection), self.settings)
             self.tables.write(connection, groups, watch, is_careful=is_careful)
             watch.start("account")
-            answers = self._account(connection, decoded)
+            answers = self._account(connection, decoded, claim)
             failpoints.hit("before_commit")
             watch.start("commit")
         failpoints.hit("after_commit")
+        if claim is None:
+            self._know(decoded)
+        return answers
+
+    def _know(self, decoded: Decoded) -> None:
         if len(self._known_epochs) > MAX_KNOWN_EPOCHS:
             self._known_epochs.clear()
         # A query is no sighting: its epoch may be one that no event ever came from.
         self._known_epochs.update(envelope.epoch for envelope in decoded.envelopes if envelope.epoch and not envelope.query)
-        return answers
 
     def _now_us(self, connection: Connection) -> int:
         """The database's clock, in microseconds: the one clock that events of all producers are held against."""
         (now,) = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone() or (0,)
         return int(str(now))
 
-    def _account(self, connection: Connection, decoded: Decoded) -> str:
+    def _account(self, connection: Connection, decoded: Decoded, claim: Claim | None) -> str:
+        if claim:
+            claim.account(connection, decoded)
+            return ""
         lettered = letters_of(decoded)
         letters = [letter for letter, _ in lettered]
         hold(lettered, fingerprints_over_rate(connection, letters, self.settings.dead_letter_rate_per_minute))
@@ -173,6 +187,13 @@ class Writer:
         record_sightings(connection, sightings_of(decoded, self._known_epochs))
         # Last: a query must find the entries of its own batch.
         return answers_to(connection, decoded)
+
+
+def _groups(events: Iterable[Event]) -> Groups:
+    groups: Groups = defaultdict(list)
+    for event in events:
+        groups[event.record.name].append(event)
+    return groups
 
 
 def _given_up(exc: psycopg.Error | ValueError) -> DatabaseAway | CulpritUnknown:

@@ -10,6 +10,7 @@ from celery import Celery
 
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
+from penstock_worker.maintenance.held import replay_held
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
 from penstock_worker.store.partitions import ensure_partitions
@@ -22,14 +23,14 @@ logger = logging.getLogger(__name__)
 PARTITIONS_EVERY_S = 3600
 
 
-def beat_schedule() -> dict[str, dict[str, Any]]:
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """What beat sends, and how often. A run that is not taken before the next one is due expires."""
+    every_s = {
+        "partitions": ("penstock.make_partitions", PARTITIONS_EVERY_S),
+        "held": ("penstock.replay_held", settings.held_replay_every_s),
+    }
     return {
-        "partitions": {
-            "task": "penstock.make_partitions",
-            "schedule": PARTITIONS_EVERY_S,
-            "options": {"expires": PARTITIONS_EVERY_S},
-        }
+        name: {"task": task, "schedule": seconds, "options": {"expires": seconds}} for name, (task, seconds) in every_s.items()
     }
 
 
@@ -48,7 +49,12 @@ def register_maintenance(app: Celery, settings: Settings, registry: Registry) ->
             return {"away": str(exc)}
         return {"made": made}
 
-    del make_partitions  # it lives in app.tasks
+    @app.task(name="penstock.replay_held", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+    def replay_held_letters() -> dict[str, Any]:
+        """Replay held letters that can be stored by now; at most `held_letters_per_run`. Safe to run twice."""
+        return replay_held(settings, registry)
+
+    del make_partitions, replay_held_letters  # they live in app.tasks
 
 
 def _make_partitions(connection: Connection, record: RecordType) -> list[str]:

@@ -83,10 +83,10 @@ class Database:
         return self.connection().execute(query).fetchone() == (True,)
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A transaction, committed at the end and rolled back on any exception."""
+    def transaction(self, *, is_rehearsal: bool = False) -> Iterator[Connection]:
+        """A transaction, committed at the end and rolled back on any exception; a rehearsal is rolled back in any case."""
         connection = self.connection()
-        with connection.transaction():
+        with connection.transaction(force_rollback=is_rehearsal):
             yield connection
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Letter:
     seq: int | None = None
     #: Of a whole message, so that it can be read again: what it said beside its body, and how many events were in it.
     content_type: str | None = None
-    headers: Mapping[str, Any] | None = None
+    headers: dict[str, Any] | None = None
     events: int | None = None
 
     @property
@@ -86,11 +86,13 @@ def record_letters(connection: Connection, letters: Iterable[Letter]) -> None:
         )
 
 
-def fingerprints_over_rate(connection: Connection, letters: Sequence[Letter], per_minute: int) -> set[str]:
+def fingerprints_over_rate(
+    connection: Connection, letters: Sequence[Letter], per_minute: int, *, are_new: bool = True
+) -> set[str]:
     """
     The fingerprints of dead letters that come so often that it smells of a bad deploy rather than of bad events.
 
-    Counts those of the last minute and the new ones together.
+    Counts those of the last minute and the given ones together, unless these are not new: a replay of old letters is no rate.
     """
     fresh = Counter(letter.fingerprint for letter in letters if letter.state == "dead")
     if not fresh:
@@ -100,5 +102,5 @@ def fingerprints_over_rate(connection: Connection, letters: Sequence[Letter], pe
         "WHERE fingerprint = ANY(%s) AND at > now() - interval '1 minute' GROUP BY fingerprint",
         [list(fresh)],
     )
-    counts = fresh + Counter({str(fingerprint): int(str(count)) for fingerprint, count in recent})
+    counts = (fresh if are_new else Counter()) + Counter({str(fingerprint): int(str(count)) for fingerprint, count in recent})
     return {fingerprint for fingerprint, count in counts.items() if count > per_minute}
