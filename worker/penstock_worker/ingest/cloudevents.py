@@ -37,6 +37,9 @@ class _CloudEvent(BaseModel):
     data: dict[str, JsonValue]
 
 
+_MANY: TypeAdapter[list[_CloudEvent]] = TypeAdapter(list[_CloudEvent])
+
+
 class Reading(NamedTuple):
     """One event as Penstock writes it on the wire, with its id."""
 
@@ -57,10 +60,9 @@ def read_cloudevents(message: Message) -> list[Reading]:
     Raises:
         ValueError: It is no CloudEvent with a time and an object as data; one bad event refuses its message.
     """
-    is_batch = message.content_type.startswith(_BATCH)
-    adapter: TypeAdapter[list[_CloudEvent]] = TypeAdapter(list[_CloudEvent])
+    is_batch = message.content_type.partition(";")[0].strip() == _BATCH
     try:
-        events = adapter.validate_json(message.body if is_batch else b"[%b]" % message.body)
+        events = _MANY.validate_json(message.body) if is_batch else [_CloudEvent.model_validate_json(message.body)]
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}") from exc

@@ -22,7 +22,8 @@ from penstock_worker.ingest.cloudevents import is_cloudevents, read_cloudevents
 from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.outline import split_events
-from penstock_worker.ingest.validate import Validators
+from penstock_worker.ingest.unreadable import not_json, why_unreadable
+from penstock_worker.ingest.validate import MAX_SEQ, Validators
 
 __all__ = ["Decoded", "Refused", "decode", "refuse_whole"]
 
@@ -82,7 +83,7 @@ def _decode_whole(message: Message, validators: Validators, decoded: Decoded) ->
     except ValidationError:
         return False
     contents = content["events"]
-    if len(contents) > MAX_EVENTS_PER_MESSAGE:
+    if len(contents) > MAX_EVENTS_PER_MESSAGE or content["seq"] + len(contents) > MAX_SEQ + 1:
         return False
     envelope = _envelope(message, content, len(contents))
     records, seq, prefix = validators.records, envelope.seq, event_id_prefix(content["epoch"])
@@ -122,7 +123,7 @@ def _event(record: RecordType, content: dict[str, Any], event_id: str, envelope:
 def _decode_apart(message: Message, validators: Validators, decoded: Decoded) -> None:
     parts = split_events(message.body)
     if parts is None:
-        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "not_json", _why_not_json(message.body)))
+        refuse_whole(decoded, message, why_unreadable(message.body))
         return
     head_bytes, pieces = parts
     try:
@@ -136,11 +137,15 @@ def _decode_apart(message: Message, validators: Validators, decoded: Decoded) ->
         refuse_whole(decoded, message, Verdict(Outcome.DEAD, "invalid_envelope", _first_error(exc)))
         return
     except ValueError as exc:
-        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "not_json", str(exc)))
+        refuse_whole(decoded, message, not_json(str(exc), message.body))
         return
     if len(pieces) > MAX_EVENTS_PER_MESSAGE:
         detail = f"{len(pieces)} events, the limit is {MAX_EVENTS_PER_MESSAGE}"
         refuse_whole(decoded, message, Verdict(Outcome.DEAD, "too_many_events", detail))
+        return
+    if head["seq"] + len(pieces) > MAX_SEQ + 1:
+        detail = f"seq: {len(pieces)} events from {head['seq']} on, numbers end at {MAX_SEQ}"
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "invalid_envelope", detail))
         return
     envelope = _envelope(message, head, len(pieces))
     decoded.envelopes.append(envelope)
@@ -155,7 +160,7 @@ def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, vali
         content = validators.event.validate_json(piece)
     except ValidationError as exc:
         hints = _hints(piece)
-        decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, hints), hints, event_id))
+        decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, piece, hints), hints, event_id))
         return
     if b"\\u0000" in piece and _has_nul(content["data"]):
         verdict = Verdict(Outcome.DEAD, "nul_character", "a text holds a NUL character, which PostgreSQL cannot store")
@@ -191,19 +196,20 @@ def _envelope_of_headers(message: Message) -> Envelope:
         epoch, seq, count = UUID(str(headers["epoch"])), int(headers["seq"]), int(headers["count"])
     except (LookupError, ValueError, TypeError):
         return Envelope(message)
-    if not (0 <= seq < 2**48 and 0 <= count <= MAX_EVENTS_PER_MESSAGE):
+    if not (0 <= seq <= MAX_SEQ + 1 - count and 0 <= count <= MAX_EVENTS_PER_MESSAGE):
         return Envelope(message)
     return Envelope(message, str(headers.get("producer", ""))[:200], epoch, seq, count)
 
 
-def _why_invalid(exc: ValidationError, hints: dict[str, Any]) -> Verdict:
+def _why_invalid(exc: ValidationError, piece: bytes, hints: dict[str, Any]) -> Verdict:
     error = exc.errors(include_url=False, include_input=False)[0]
-    if error["type"] == "union_tag_invalid" and error.get("ctx", {}).get("discriminator") == "'type'":
-        return Verdict(Outcome.HELD, "unknown_type", f"no record type {hints.get('type')!r} is installed in this worker")
-    if error["type"] == "literal_error" and error["loc"][-1:] == ("type",):
-        return Verdict(Outcome.HELD, "unknown_type", f"no record type {hints.get('type')!r} is installed in this worker")
+    is_tag = error["type"] == "union_tag_invalid" and error.get("ctx", {}).get("discriminator") == "'type'"
+    if is_tag or (error["type"] == "literal_error" and error["loc"][-1:] == ("type",)):
+        if "type" not in hints:
+            return Verdict(Outcome.DEAD, "invalid", "type: Input should be a valid string")
+        return Verdict(Outcome.HELD, "unknown_type", f"no record type {hints['type'][:100]!r} is installed in this worker")
     if error["type"] == "json_invalid":
-        return Verdict(Outcome.DEAD, "not_json", error["msg"])
+        return not_json(error["msg"], piece)
     names = [str(part) for part in error["loc"]]
     column = names[names.index("data") + 1] if "data" in names[:-1] else None
     return Verdict(Outcome.DEAD, "invalid", _first_error(exc), column=column)
@@ -212,14 +218,6 @@ def _why_invalid(exc: ValidationError, hints: dict[str, Any]) -> Verdict:
 def _first_error(exc: ValidationError) -> str:
     error = exc.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
-
-
-def _why_not_json(body: bytes) -> str:
-    try:
-        from_json(body)
-    except ValueError as exc:
-        return str(exc)
-    return "the envelope has no list of events"
 
 
 def _hints(piece: bytes) -> dict[str, Any]:

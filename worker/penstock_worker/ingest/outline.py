@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 __all__ = ["split_events"]
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]', re.DOTALL)
+# Possessive (*+, ++) and with a string that may end with the body, so that no body is read twice over: a quotation mark that is
+# never closed would otherwise be tried again at every one that follows.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+#: What tells events apart, down to the list of events.
+_TOKEN = re.compile(_STRING + rb"|[\[\]{},:]", re.DOTALL)
+#: Inside an event: whatever is no bracket, then brackets of one direction.
+_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+([\[{]++|[\]}]++)", re.DOTALL)
+#: Inside the envelope, inside the list of events.
+_LIST_DEPTH = 2
 
 
 def split_events(body: bytes) -> tuple[bytes, list[bytes]] | None:
@@ -29,20 +36,24 @@ def split_events(body: bytes) -> tuple[bytes, list[bytes]] | None:
 
 def _events_span(body: bytes) -> tuple[int, int, list[int]] | None:
     """Where the list of events begins and ends, and the commas between its elements."""
-    depth, start, key = 0, None, b""
+    depth, start, key, at = 0, None, b"", 0
     commas: list[int] = []
     found: tuple[int, int, list[int]] | None = None
-    for token, at in _tokens(body):
+    while match := _TOKEN.search(body, at):
+        token, at = match[0], match.end()
         if token in b"[{":
             depth += 1
-            if depth == 2 and token == b"[" and key == b'"events"':
-                start, commas = at + 1, []  # of several, the last counts, as in any JSON object
+            if depth == _LIST_DEPTH and token == b"[" and key == b'"events"':
+                start, commas = at, []  # of several, the last counts, as in any JSON object
+            elif depth > _LIST_DEPTH:
+                at = _end_of_nested(body, at)
+                depth = _LIST_DEPTH
         elif token in b"]}":
             depth -= 1
             if depth == 1 and start is not None:
-                found, start = (start, at, commas), None
-        elif token == b"," and depth == 2 and start is not None:
-            commas.append(at)
+                found, start = (start, match.start(), commas), None
+        elif token == b"," and depth == _LIST_DEPTH and start is not None:
+            commas.append(match.start())
         elif depth == 1 and token[:1] == b'"':
             key = token
         elif depth == 1 and token == b",":
@@ -50,6 +61,15 @@ def _events_span(body: bytes) -> tuple[int, int, list[int]] | None:
     return found if depth == 0 else None
 
 
-def _tokens(body: bytes) -> Iterator[tuple[bytes, int]]:
-    for match in _TOKEN.finditer(body):
-        yield match[0], match.start()
+def _end_of_nested(body: bytes, at: int) -> int:
+    """Behind the bracket that closes the one before `at`; the body's end if none does."""
+    depth = 1
+    while match := _BRACKETS.match(body, at):
+        run, at = match[1], match.end()
+        if run[:1] in b"[{":
+            depth += len(run)
+        elif len(run) >= depth:
+            return at - (len(run) - depth)
+        else:
+            depth -= len(run)
+    return len(body)

@@ -122,13 +122,8 @@ class Stage:
         values = map(itemgetter(*self._names), contents)
         # itemgetter gives a single value bare, and the letters of a text would pass for columns.
         columns = zip(*(values if len(self._names) > 1 else zip(values, strict=True)), strict=True)
-        texts = []
-        for name, encoder, values in zip(self._names, self._encoders, columns, strict=True):
-            try:
-                texts.append(encode(encoder, values))
-            except ValueError as exc:
-                raise Unwritable(name, str(exc)) from exc
-        return texts
+        parts = zip(self._names, self._encoders, columns, strict=True)
+        return [_encoded(name, encoder, values) for name, encoder, values in parts]
 
     def _row_lines(self, rows: list[Row]) -> Iterable[tuple[Any, str]]:
         if not rows:
@@ -140,12 +135,19 @@ class Stage:
         if self.plan.has_deletes:
             columns += self._stamp_columns("deleted", rows)
         columns.append(encode(json_texts, [row.stamps for row in rows]))
-        columns.append(encode(json_texts, [row.extra for row in rows]))
+        columns.append(_encoded("an unknown field", json_texts, [row.extra for row in rows]))
         return zip([row.key for row in rows], join_columns(columns), strict=True)
 
     def _stamp_columns(self, name: str, rows: list[Row]) -> list[list[str]]:
         stamps = [getattr(row, name) or (None, None) for row in rows]
         return [[_or_null(stamp[place]) for stamp in stamps] for place in (0, 1)]
+
+
+def _encoded(column: str, encoder: Encoder, values: Sequence[Any]) -> list[str]:
+    try:
+        return encode(encoder, values)
+    except ValueError as exc:
+        raise Unwritable(column, str(exc)) from exc
 
 
 def _or_null(value: int | str | None) -> str:

@@ -14,10 +14,12 @@ from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_schemas.wire import VERSION
 
-__all__ = ["Validators"]
+__all__ = ["MAX_SEQ", "Validators"]
 
 _INT64 = Field(ge=-(2**63), le=2**63 - 1)
-_SEQ = Field(ge=0, lt=2**48)
+#: An event's number has 48 bits in its id.
+MAX_SEQ = 2**48 - 1
+_SEQ = Field(ge=0, le=MAX_SEQ)
 _Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 

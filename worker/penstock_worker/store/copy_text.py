@@ -24,6 +24,8 @@ NULL = "\ud801"
 #: Of one text in a key or an index; PostgreSQL has room for 2,704 bytes a row of a btree. It would take a longer text that it
 #: can compress, but nobody can tell a producer which those are.
 MAX_INDEXED_BYTES = 2_600
+#: What PostgreSQL reads as hours and minutes from UTC, without the sign; RFC 3339 goes to 23:59.
+MAX_OFFSET = "15:59"
 _FIELD_END = "\x00"
 _ROW_END = "\ud800"
 
@@ -110,6 +112,8 @@ def _times(values: Iterable[datetime]) -> list[str]:
     if texts and (min(texts) < "0002" or max(texts) >= "9999"):
         for value in times:
             _check_calendar(value)
+    if any(zone[1:] > MAX_OFFSET for zone in {text[-6:] for text in texts}):
+        return [str(value.astimezone(UTC)) for value in times]
     return texts
 
 
@@ -131,7 +135,7 @@ def json_texts(values: Iterable[Any]) -> list[str]:
 
 def _check_finite(value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is above what a JSON number in PostgreSQL can be read back as, 1.8e308")
+        raise ValueError("a number in it is above 1.8e308, or NaN")
     for part in [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_finite(part)
 

@@ -1,7 +1,12 @@
-"""Texts from outside, made so that PostgreSQL can store and index them. What it cannot hold is made visible."""
+"""
+Texts from outside, made so that PostgreSQL can store and index them, and a terminal show them.
+
+What is no character, what controls a terminal and what turns the direction of writing is made visible.
+"""
 
 from __future__ import annotations
 
+import re
 import zlib
 
 __all__ = ["indexable", "storable"]
@@ -12,8 +17,12 @@ MAX_STORED = 2_000
 MAX_INDEXED = 100
 
 
+#: Controls of old and new, ends of line and paragraph, marks that reorder what stands beside them, and no characters at all.
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
+
+
 def storable(text: str) -> str:
-    """A text without NUL and lone surrogates, cut to `MAX_STORED`."""
+    """A text of one line, cut to `MAX_STORED`."""
     return _visible(text)[:MAX_STORED]
 
 
@@ -26,4 +35,4 @@ def indexable(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,0 +1,133 @@
+"""
+Texts that programs stumble over, by what is wrong with them.
+
+After the headings of the Big List of Naughty Strings (https://github.com/minimaxir/big-list-of-naughty-strings, MIT licence),
+shortened to those that a store of texts may stumble over, and continued with scripts, marks and the ends of Unicode.
+"""
+
+from __future__ import annotations
+
+__all__ = ["LONE_SURROGATES", "NAUGHTY", "WITH_NUL"]
+
+NAUGHTY: dict[str, str] = {
+    # Words that mean something to some language
+    "empty": "",
+    "undefined": "undefined",
+    "null": "NULL",
+    "copy_null": "\\N",
+    "copy_end": "\\.",
+    "nan": "NaN",
+    "infinity": "-Infinity",
+    "true": "TRUE",
+    "hasownproperty": "hasOwnProperty",
+    "constructor": "__proto__",
+    "comment": "--",
+    "reserved": "Robert'); DROP TABLE scheduler.jobs; --",
+    "dollar_quote": "$penstock$; $$ SELECT 1 $$",
+    "placeholder": "%s %(id)s {0} ${HOME} :name ?",
+    "format": "%s%s%s%n%x",
+    "php": "<?php phpinfo(); ?>",
+    "html": "<script>alert(0)</script>",
+    "svg": "\"><img src=x onerror=alert('x')>",
+    "jinja": "{% print 'x' * 64 * 1024**3 %}",
+    "log4j": "${jndi:ldap://127.0.0.1/a}",
+    "xxe": '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>',
+    "file": "../../../../etc/passwd",
+    "windows_device": "COM1",
+    "shell": "$(touch /tmp/x); `ls` && true | cat",
+    "command_line": "--help",
+    # Numbers that are texts
+    "zero": "0",
+    "negative": "-1.00",
+    "exponent": "1E+02",
+    "hex": "0xffffffffffffffff",
+    "not_quite_a_number": "0..0",
+    "thousands": "1,000,000.00",
+    "arabic_digits": "١٢٣",
+    "long_number": "9" * 96,
+    "leading_zero": "01000",
+    # Quotes, blanks and ends of line
+    "quotes": "''''\"''''\"",
+    "backslashes": '\\\\\\"\\n\\u0041',
+    "blank": " ",
+    "blanks_around": "  a  ",
+    "tab_newline_return": "\t\n\r\n",
+    "unicode_blanks": "\u0085\u00a0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000",
+    "zero_width": "\u200b\u200c\u200d\u2060\ufeff",
+    "soft_hyphen": "\u00ad\u0600\u06dd\u180e",
+    "control_characters": "".join(map(chr, range(1, 0x20))),
+    "control_characters_8_bit": "".join(map(chr, range(0x7F, 0xA0))),
+    "terminal": "Roses are \x1b[0;31mred\x1b[0m, \x1b]0;title\x07\x1b[2J",
+    # Scripts
+    "ascii": ",./;'[]-=<>?:\"{}|_+!@#$%^&*()`~",
+    "latin": "Ω≈ç√∫˜µ≤≥÷ åß∂ƒ©˙∆˚¬…æ œ∑´®†¥¨ˆøπ“‘",
+    "superscript": "⁰⁴⁵₀₁₂",
+    "cyrillic": "ЁЂЃЄЅІЇЈЉЊЋЌЍЎЏАБВГДЕЖЗИЙ",
+    "greek": "Γαζέες καὶ μυρτιὲς δὲν θὰ βρῶ πιὰ",
+    "hebrew": "בראשית ברא אלהים",
+    "arabic": "هُنَاكَ بَعضُ الكَلِمَات",
+    "persian_joiners": "می\u200cخواهم",
+    "devanagari_joiners": "क्\u200dष श्र",
+    "thai": "แผ่นดินฮั่นเสื่อมโทรม",
+    "tibetan": "བོད་སྐད",
+    "khmer": "ភាសាខ្មែរ",
+    "georgian": "საქართველო ᲡᲐᲥᲐᲠᲗᲕᲔᲚᲝ",
+    "ethiopic": "ሰማይ አይታረስ",
+    "cherokee": "ᏣᎳᎩ ꭳꭲꮿ",
+    "mongolian": "ᠮᠣᠩᠭᠣᠯ",
+    "chinese": "社會科學院語學研究所 田中さんにあげて下さい",
+    "japanese": "表ポあA鷗ŒéＢ逍Üßªąñ丂㐀𠀀",
+    "korean": "찦차를 타고 온 펲시맨과 쑛다리 똠방각하",
+    "hangul_parts": "\u1112\u1161\u11ab\u1100\u1173\u11af",
+    "cuneiform": "𒀀𒁀𒂀",
+    "linear_b": "𐀀𐀁𐀂",
+    "mathematical": "𝐓𝐡𝐞 𝓺𝓾𝓲𝓬𝓴 𝕓𝕣𝕠𝕨𝕟",
+    "fullwidth": "Ｔｈｅ ｑｕｉｃｋ",
+    "upside_down": "˙ɐnbᴉlɐ ɐuƃɐɯ ǝɹolop",
+    "turkish_i": "İıŞşĞğ",
+    "ligatures": "ﷺ ﷽ ﬀ ǆ",
+    "kaomoji": "(╯°□°）╯︵ ┻━┻ ヽ༼ຈل͜ຈ༽ﾉ",
+    # Marks and emoji
+    "zalgo": "Ṱ̺̺̕o͞ ̷i̲̬͇̪͙n̝̗͕v̟̜̘̦͟o̶̙̰̠kè͚̮̺̪̹̱̤",
+    "a_thousand_accents": "a" + "\u0301" * 1000,
+    "not_normalised": "é e\u0301 Å \u212b ﬁ",
+    "emoji": "😍 👩🏽 👾 🙇 💁 🙅 🐵 🙈",
+    "emoji_skin": "👋🏻👋🏼👋🏽👋🏾👋🏿",
+    "emoji_family": "👨‍👩‍👧‍👦 🏳️‍🌈",
+    "emoji_flags": "🇺🇸🇷🇺🇸🇦🇫",
+    "emoji_keycaps": "0️⃣ 1️⃣ #️⃣",
+    "bidi_override": "\u202etest\u202d \u202atest\u202b",
+    "bidi_isolates": "\u2066test\u2067test\u2069",
+    "bidi_marks": "\u200eא\u200f \u061c",
+    "bidi_in_source": "if (a == '\u202e\u2066// admin\u2069\u2066') {",
+    "tags": "\U000e0001\U000e0067\U000e007f",
+    "variation_selectors": "a\ufe00\ufe0f\U000e0100",
+    "crash_telugu": "జ్ఞ\u200cా",
+    "crash_arabic": "Powerلُلُصّبُلُلصّبُررً ॣ ॣh ॣ ॣ冗",
+    # The ends of Unicode
+    "private_use": "\ue000\uf8ff\U000f0000\U0010fffd",
+    "noncharacters": "\ufdd0\ufdef\ufffe\uffff\U0001fffe\U0010ffff",
+    "replacement": "\ufffd",
+    "byte_order_marks": "\ufeff\ufffe",
+    "unassigned": "\u0378\u2fe0\U0003fffd",
+    "of_one_two_three_four_bytes": "\x7f\x80\u07ff\u0800\uffff\U00010000\U0010ffff",
+    "around_the_surrogates": "\ud7ff\ue000",
+    "marks_of_our_own_copy": "\\x00\\ud800\\ud801",
+}
+
+WITH_NUL: dict[str, str] = {
+    "nul": "\x00",
+    "nul_in_the_middle": "a\x00b",
+    "nul_at_the_end": "a\x00",
+    "nul_after_backslash": "\\\x00",
+}
+
+#: As they are written in JSON: no UTF-8 can hold them.
+LONE_SURROGATES: dict[str, str] = {
+    "high": "\\ud800",
+    "low": "\\udfff",
+    "reversed": "\\udc00\\ud800",
+    "high_twice": "\\ud83d\\ud83d",
+    "high_then_text": "a\\udbffz",
+    "high_then_escape": "\\ud834\\n",
+}
