@@ -12,6 +12,7 @@ from penstock_schemas import load_registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 from penstock_worker.store import queries
+from penstock_worker.store.letter_filter import LetterFilter
 
 EPOCH, OTHER = UUID(int=1), UUID(int=2)
 LETTER = """
@@ -83,10 +84,10 @@ def test_dead_letters_by_fingerprint(database, settings):
 
     with queries.open_reader(settings) as reader:
         counts = queries.count_letters(reader)
-        groups = queries.list_groups(reader, None)
-        held = queries.list_groups(reader, "held")
-        newest = queries.list_letters(reader, None, 1)
-        dead = queries.list_letters(reader, "dead", 10)
+        groups = queries.list_groups(reader, LetterFilter())
+        held = queries.list_groups(reader, LetterFilter(state="held"))
+        newest = queries.list_letters(reader, LetterFilter(), 1)
+        dead = queries.list_letters(reader, LetterFilter(state="dead"), 10)
 
     assert counts == {"dead": 2, "held": 1}
     assert [(group.fingerprint, group.letters, group.detail) for group in groups] == [

@@ -18,6 +18,7 @@ from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
 from penstock_worker.store.ledger import folded
+from penstock_worker.store.letter_filter import FINGERPRINT_MARK, LetterFilter
 
 __all__ = [
     "LetterGroup",
@@ -26,6 +27,7 @@ __all__ = [
     "count_letters",
     "count_outcomes",
     "count_rows",
+    "explained",
     "list_groups",
     "list_letters",
     "list_producers",
@@ -55,6 +57,8 @@ class LetterGroup:
     """Dead letters that are equal: the same type, reason and producer."""
 
     fingerprint: str
+    #: The fingerprint's short form, for people.
+    mark: str
     state: str
     reason: str
     type: str | None
@@ -80,19 +84,30 @@ def open_reader(settings: Settings) -> Iterator[Connection]:
     A connection that can only read.
 
     Raises:
+        ConfigurationError: See `explained`.
+    """
+    with explained(), connect_with(settings)() as connection:
+        connection.execute("SET default_transaction_read_only = on")
+        yield connection
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """
+    Say in one line what a person can change.
+
+    Raises:
         ConfigurationError: The database cannot be reached or is not migrated, also when a statement inside finds that out.
     """
     try:
-        with connect_with(settings)() as connection:
-            connection.execute("SET default_transaction_read_only = on")
-            yield connection
+        yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as exc:
         raise ConfigurationError(f"the database is not migrated ({_first_line(exc)}): run `penstock migrate up`") from exc
     except psycopg.errors.InsufficientPrivilege as exc:
-        raise ConfigurationError(f"the database's user may not read this: {_first_line(exc)}") from exc
+        raise ConfigurationError(f"the database's user may not do this: {_first_line(exc)}") from exc
     except psycopg.OperationalError as exc:
         reason = _first_line(exc)
-        raise ConfigurationError(f"the database cannot be read: {reason}; check PENSTOCK_DATABASE_URL") from exc
+        raise ConfigurationError(f"the database cannot be used: {reason}; check PENSTOCK_DATABASE_URL") from exc
 
 
 def visible_rows(record: RecordType, registry: Registry) -> sql.Composed:
@@ -166,27 +181,26 @@ def count_letters(connection: Connection) -> dict[str, int]:
     return {"dead": 0, "held": 0} | dict(rows.fetchall())  # type: ignore[arg-type]  # text and bigint
 
 
-def list_groups(connection: Connection, state: str | None) -> list[LetterGroup]:
+def list_groups(connection: Connection, meant: LetterFilter) -> list[LetterGroup]:
     """Dead letters by fingerprint, the largest group first; `detail` is the last one's."""
+    query = sql.SQL(
+        "SELECT fingerprint, {} AS mark, state, min(reason) AS reason, min(type) AS type, min(producer) AS producer,"
+        " count(*) AS letters, min(at) AS first_at, max(at) AS last_at, (array_agg(detail ORDER BY at DESC))[1] AS detail"
+        " FROM penstock.dead_letters WHERE {} GROUP BY fingerprint, state ORDER BY letters DESC, fingerprint, state"
+    ).format(FINGERPRINT_MARK, meant.condition)
     with connection.cursor(row_factory=class_row(LetterGroup)) as cursor:
-        return cursor.execute(
-            "SELECT fingerprint, state, min(reason) AS reason, min(type) AS type, min(producer) AS producer,"
-            " count(*) AS letters, min(at) AS first_at, max(at) AS last_at, (array_agg(detail ORDER BY at DESC))[1] AS detail"
-            " FROM penstock.dead_letters WHERE %(state)s::text IS NULL OR state = %(state)s"
-            " GROUP BY fingerprint, state ORDER BY letters DESC, fingerprint, state",
-            {"state": state},
-        ).fetchall()
+        return cursor.execute(query).fetchall()
 
 
-def list_letters(connection: Connection, state: str | None, limit: int) -> list[dict[str, Any]]:
+def list_letters(connection: Connection, meant: LetterFilter, limit: int) -> list[dict[str, Any]]:
     """Dead letters, the newest first, without their payloads but with their size."""
+    query = sql.SQL(
+        "SELECT id, state, reason, detail, sqlstate, constraint_name, column_name, fingerprint, type, op, version,"
+        " event_id, producer, epoch, seq, events, octet_length(payload) AS payload_bytes, at FROM penstock.dead_letters"
+        " WHERE {} ORDER BY at DESC, id LIMIT {}"
+    ).format(meant.condition, limit)
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
-            "SELECT id, state, reason, detail, sqlstate, constraint_name, column_name, fingerprint, type, op, version,"
-            " event_id, producer, epoch, seq, octet_length(payload) AS payload_bytes, at FROM penstock.dead_letters"
-            " WHERE %(state)s::text IS NULL OR state = %(state)s ORDER BY at DESC, id LIMIT %(limit)s",
-            {"state": state, "limit": limit},
-        ).fetchall()
+        return cursor.execute(query).fetchall()
 
 
 def _number(connection: Connection, query: sql.Composed) -> int:

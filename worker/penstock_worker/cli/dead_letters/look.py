@@ -1,0 +1,81 @@
+"""`penstock dead-letters list` and `show`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from penstock_worker.cli.output import plain, print_json
+from penstock_worker.errors import ConfigurationError
+from penstock_worker.letters.export import as_json, pretty, visible
+from penstock_worker.settings import load_settings
+from penstock_worker.store import queries
+from penstock_worker.store.letter_filter import LetterFilter
+from penstock_worker.store.queries import LetterGroup
+from penstock_worker.store.stored_letters import find_letter
+
+__all__ = ["list_letters", "show_letter"]
+
+#: Bytes of a payload that a person is shown; `--json` and `export` give all of it.
+PAYLOAD_SHOWN = 64 * 1024
+
+
+def list_letters(
+    meant: LetterFilter,
+    *,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="How many single letters, the newest ones.")] = 20,
+) -> None:
+    """List dead letters: grouped by what they have in common, then the newest ones."""
+    with queries.open_reader(load_settings()) as reader:
+        groups = queries.list_groups(reader, meant)
+        letters = queries.list_letters(reader, meant, limit)
+    if is_json:
+        print_json({"groups": [asdict(group) for group in groups], "letters": letters})
+    else:
+        _show_list(groups, letters, Console())
+
+
+def _show_list(groups: list[LetterGroup], letters: list[dict[str, Any]], console: Console) -> None:
+    if not groups:
+        console.print("no dead letters")
+        return
+    summary = Table(
+        "letters", "fingerprint", "state", "type", "reason", "producer", "last", "for example", title="by fingerprint"
+    )
+    for group in groups:
+        cells = [group.mark, group.state, group.type, group.reason, group.producer, f"{group.last_at:%F %T}", group.detail]
+        summary.add_row(f"{group.letters:,}", *map(plain, cells))
+    console.print(summary)
+    single = Table("at", "id", "state", "type", "reason", "detail", title="the newest")
+    for letter in letters:
+        cells = [letter[name] for name in ("id", "state", "type", "reason", "detail")]
+        single.add_row(f"{letter['at']:%F %T}", *map(plain, cells))
+    console.print(single)
+
+
+def show_letter(
+    letter_id: Annotated[UUID, typer.Argument(metavar="ID", help="The letter's id, as `list` shows it.")],
+    *,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show everything about one dead letter."""
+    with queries.open_reader(load_settings()) as reader:
+        letter = find_letter(reader, letter_id)
+    if letter is None:
+        raise ConfigurationError(f"there is no dead letter {letter_id}: it may have been replayed or discarded")
+    if is_json:
+        print_json(as_json(letter))
+        return
+    for name, value in letter.items():
+        if value is not None and name != "payload":
+            typer.echo(f"{name:<16} {visible(str(value))}")
+    payload: bytes = letter["payload"]
+    typer.echo(f"{'payload':<16} {len(payload):,} bytes\n\n{pretty(payload[:PAYLOAD_SHOWN])}")
+    if len(payload) > PAYLOAD_SHOWN:
+        typer.echo(f"... and {len(payload) - PAYLOAD_SHOWN:,} bytes more; --json shows all")

@@ -1,0 +1,139 @@
+"""`penstock dead-letters replay`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from penstock_schemas.registry import load_registry
+from penstock_worker.cli.dead_letters.progress import progress
+from penstock_worker.cli.output import plain, print_json
+from penstock_worker.errors import ConfigurationError
+from penstock_worker.ingest import failpoints
+from penstock_worker.ingest.write import Writer
+from penstock_worker.letters.export import visible
+from penstock_worker.letters.patch import load_exact
+from penstock_worker.letters.replay import Replay
+from penstock_worker.letters.summary import Summary
+from penstock_worker.settings import load_settings
+from penstock_worker.store import queries
+from penstock_worker.store.letter_filter import LetterFilter
+from penstock_worker.store.stored_letters import count_meant, existing_letters
+
+__all__ = ["replay_letters"]
+
+_EXIT_SOME_REMAIN = 1
+
+
+def replay_letters(
+    meant: LetterFilter,
+    *,
+    is_all: Annotated[bool, typer.Option("--all", help="Every letter there is; needed where no filter is given.")] = False,
+    is_rehearsal: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would become of them, and change nothing.")
+    ] = False,
+    patch: Annotated[
+        str | None, typer.Option(metavar="JSON", help="A JSON merge patch (RFC 7396) for the copies of the payloads.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many letters at most.")] = None,
+    shown: Annotated[int, typer.Option("--show", min=0, help="How many single letters, and rows of a dry run, to show.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """
+    Take letters back to where they were going: stored, or a letter still, with its new reason.
+
+    Exit code 1 if some remain.
+    """
+    if meant.is_empty and not is_all:
+        raise ConfigurationError("say which letters: give a filter such as --reason or --id, or --all")
+    settings = load_settings()
+    failpoints.configure(settings.failpoints)
+    changes = None if patch is None else _read_patch(patch)
+    with _writer(Writer.of(settings, load_registry(settings.records))) as writer:
+        connection = writer.database.connection()
+        # Letters that come while it runs, its own among them, are none of those that were asked for.
+        meant = replace(meant, until=min(filter(None, (meant.until, _now(writer)))))
+        count = count_meant(connection, meant)
+        with progress("letters", min(count, limit or count)) as tell:
+            work = Replay(writer, changes, is_rehearsal, shown, tell)
+            summary = work.run(meant, limit)
+        left = existing_letters(writer.database.connection(), summary.busy)
+    if as_json:
+        print_json(_as_json(summary, left, is_rehearsal=is_rehearsal))
+    else:
+        _show(summary, left, Console(), is_rehearsal=is_rehearsal)
+    if summary.remaining or left:
+        raise typer.Exit(_EXIT_SOME_REMAIN)
+
+
+def _read_patch(text: str) -> dict[str, Any]:
+    try:
+        patch = load_exact(text)
+    except ValueError as exc:
+        raise ConfigurationError(f"--patch is not JSON: {exc}") from exc
+    if not isinstance(patch, dict):
+        raise ConfigurationError('--patch must be a JSON object, such as {"data": {"priority": 1}}')
+    return patch
+
+
+@contextmanager
+def _writer(writer: Writer) -> Iterator[Writer]:
+    try:
+        with queries.explained():
+            yield writer
+    finally:
+        writer.database.close()
+
+
+def _now(writer: Writer) -> datetime:
+    (now,) = writer.database.connection().execute("SELECT clock_timestamp()").fetchone() or (None,)
+    assert isinstance(now, datetime)  # a SELECT without FROM has a row
+    return now
+
+
+def _as_json(summary: Summary, left: int, *, is_rehearsal: bool) -> dict[str, Any]:
+    return {
+        "dry_run": is_rehearsal,
+        "letters": summary.letters,
+        "remaining": summary.remaining,
+        "busy": left,
+        "events": dict(summary.outcomes),
+        "groups": [asdict(group) for group in summary.groups.values()],
+        "examples": [asdict(ending) for ending in summary.endings],
+        "rows": [asdict(row) for row in summary.rows],
+    }
+
+
+def _show(summary: Summary, left: int, console: Console, *, is_rehearsal: bool) -> None:
+    if summary.groups:
+        title = "what would become of them" if is_rehearsal else "what became of them"
+        table = Table("letters", "fingerprint", "events by outcome", "letters left", "because", title=title)
+        for group in summary.groups.values():
+            because = f"{group.reason}: {group.detail}" if group.reason else ""
+            cells = [group.fingerprint, _outcomes(group.outcomes), f"{group.remaining:,}", because]
+            table.add_row(f"{group.letters:,}", *map(plain, cells))
+        console.print(table)
+    for row in summary.rows if is_rehearsal else ():
+        typer.echo(
+            visible(f"{row.type} {row.outcome} {_line(row.key)}\n  before {_line(row.before)}\n  after  {_line(row.after)}")
+        )
+    busy = f", {left:,} are in the hands of another replay" if left else ""
+    would = "would be replayed, nothing was changed" if is_rehearsal else "replayed"
+    events = f": {_outcomes(summary.outcomes)}" if summary.outcomes else ""
+    typer.echo(f"{summary.letters:,} letters {would}{events}; {summary.remaining:,} letters remain{busy}")
+
+
+def _outcomes(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
