@@ -49,13 +49,14 @@ class Messages:
             return self._pop(count, deadline)
         taken: list[Any] = []
         self._channel.basic_qos(0, count, False)
-        self._channel.basic_consume(QUEUE, callback=taken.append)
+        consumer = self._channel.basic_consume(QUEUE, callback=taken.append)
         while len(taken) < count and time.monotonic() < deadline:
             try:
                 self._connection.drain_events(timeout=1)
             except TimeoutError:
                 continue
-        return taken
+        self._channel.basic_cancel(consumer)
+        return list(taken)
 
     def _pop(self, count: int, deadline: float) -> list[Any]:
         taken: list[Any] = []
@@ -87,7 +88,11 @@ class Messages:
         Redis forgets everything there is. RabbitMQ loses the queue itself ("delete") or the messages that wait in it ("purge").
         """
         if self._is_redis:
-            waiting, leased, _ = self._client.pipeline().llen(QUEUE).hlen(_LEASED).flushall().execute()
+            with self._client.pipeline() as together:
+                together.llen(QUEUE)
+                together.hlen(_LEASED)
+                together.flushall()
+                waiting, leased, _ = together.execute()
             return int(waiting) + int(leased)
         if how == "delete":
             return int(self._channel.queue_delete(QUEUE))

@@ -17,7 +17,7 @@ from tests.chaos.checker import Key, Verdict, check
 from tests.chaos.faults import PATIENCE_S, Missed, inject, until
 from tests.chaos.log import Published
 from tests.chaos.plan import Fault, Plan, Round
-from tests.chaos.site import Shape, Site, Writer, open_site
+from tests.chaos.site import Lent, Shape, Site, Writer, open_site
 from tests.chaos.state import read_found, read_outcomes
 
 __all__ = ["STALL_S", "Hit", "Outcome", "run"]
@@ -76,9 +76,11 @@ class _Span:
     error: str = ""
 
 
-def run(plan: Plan, shape: Shape, folder: Path, say: Say = print, stall_s: float = STALL_S) -> Outcome:
+def run(
+    plan: Plan, shape: Shape, folder: Path, say: Say = print, *, stall_s: float = STALL_S, lent: Lent | None = None
+) -> Outcome:
     """
-    Carry out a plan on servers of its own.
+    Carry out a plan, on servers of its own where none are lent.
 
     Args:
         folder: Empty; servers, logs and spools go there. The caller removes it.
@@ -87,7 +89,7 @@ def run(plan: Plan, shape: Shape, folder: Path, say: Say = print, stall_s: float
     """
     outcome = Outcome(plan)
     began = time.monotonic()
-    with open_site(plan.broker, plan.seed, shape, folder) as site:
+    with open_site(plan.broker, plan.seed, shape, folder, lent) as site:
         site.start()
         spans: list[_Span] = []
         for number, lanes in enumerate(plan.rounds, start=1):

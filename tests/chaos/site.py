@@ -33,7 +33,7 @@ from tests.servers.process import LocalProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.valkey import DurableValkey
 
-__all__ = ["Canary", "Shape", "Site", "Writer", "open_site"]
+__all__ = ["Canary", "Lent", "Shape", "Site", "Writer", "open_site"]
 
 _FAILPOINTS = "after_copy=kill, before_commit=kill, after_commit=kill, before_ack=kill"
 
@@ -180,6 +180,8 @@ class Site:
     shape: Shape
     folder: Path
     database: PostgresServer
+    #: Not through the proxy.
+    database_url: str
     broker: DurableValkey | RabbitServer
     broker_url: str
     to_broker: Proxy
@@ -196,11 +198,6 @@ class Site:
     #: Pool children of killed workers, which see that a moment later.
     orphans: list[psutil.Process] = field(default_factory=list)
     is_ending: bool = False
-
-    @property
-    def database_url(self) -> str:
-        """Not through the proxy."""
-        return self.database.url
 
     @property
     def spool(self) -> Path:
@@ -265,27 +262,48 @@ def with_port(url: str, port: int) -> str:
     return re.sub(r":\d+/", f":{port}/", url)
 
 
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """Servers that run already and go on running; they are broken all the same."""
+
+    database: PostgresServer
+    database_url: str
+    broker: RabbitServer | None = None
+
+
 @contextmanager
-def open_site(broker: Broker, seed: int, shape: Shape, folder: Path) -> Iterator[Site]:
-    """Start servers and proxies; at the end everything is stopped."""
+def open_site(broker: Broker, seed: int, shape: Shape, folder: Path, lent: Lent | None = None) -> Iterator[Site]:
+    """Start servers, but those that are lent, and proxies; at the end everything is stopped."""
     with ExitStack() as stack:
-        database = PostgresServer(folder / "postgres")
-        stack.callback(database.clean_up)
-        database.start()
-        create_tables(database.url)
-        (folder / broker).mkdir()
-        server: Any = DurableValkey(folder / broker) if broker == "redis" else RabbitServer(folder / broker)
-        stack.callback(server.clean_up)
-        server.start()
+        database, database_url = (lent.database, lent.database_url) if lent else _open_database(stack, folder)
+        create_tables(database_url)
+        server: Any = lent.broker if lent and lent.broker else _open_broker(stack, broker, folder / broker)
         url = server.url if broker == "redis" else server.create_vhost()
+        if broker == "rabbitmq":
+            stack.callback(server.drop_vhost, url)
         ports = (_port(url), _port(url), database.endpoint.port)
         to_broker, from_broker, to_database = proxies = [Proxy(port) for port in ports]
         for proxy in proxies:
             stack.callback(proxy.close)
-        failpoints = Failpoints(folder, _FAILPOINTS)
-        site = Site(broker, seed, shape, folder, database, server, url, to_broker, from_broker, to_database, failpoints)
+        proxied = (to_broker, from_broker, to_database)
+        site = Site(broker, seed, shape, folder, database, database_url, server, url, *proxied, Failpoints(folder, _FAILPOINTS))
         stack.callback(site.close)
         yield site
+
+
+def _open_database(stack: ExitStack, folder: Path) -> tuple[PostgresServer, str]:
+    database = PostgresServer(folder / "postgres")
+    stack.callback(database.clean_up)
+    database.start()
+    return database, database.url
+
+
+def _open_broker(stack: ExitStack, name: Broker, folder: Path) -> DurableValkey | RabbitServer:
+    folder.mkdir()
+    server = DurableValkey(folder) if name == "redis" else RabbitServer(folder)
+    stack.callback(server.clean_up)
+    server.start()
+    return server
 
 
 def _port(url: str) -> int:
