@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock_worker.cli.dead_letters.progress import progress
 from penstock_worker.cli.output import print_json
 from penstock_worker.errors import ConfigurationError
-from penstock_worker.letters.discard import discard
 from penstock_worker.settings import load_settings
-from penstock_worker.store import queries
-from penstock_worker.store.connection import connect_with
-from penstock_worker.store.letter_filter import LetterFilter
-from penstock_worker.store.stored_letters import count_meant
+
+if TYPE_CHECKING:
+    from penstock_worker.store.letter_filter import LetterFilter
 
 __all__ = ["discard_letters"]
 
@@ -28,6 +26,11 @@ def discard_letters(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Delete letters for good; the ledger keeps their events as dead, discarded by hand."""
+    from penstock_worker.letters.discard import discard
+    from penstock_worker.store import queries
+    from penstock_worker.store.connection import connect_with
+    from penstock_worker.store.stored_letters import count_meant
+
     if meant.is_empty:
         raise ConfigurationError("say which letters: give a filter such as --reason or --id")
     with queries.explained(), connect_with(load_settings())() as connection:

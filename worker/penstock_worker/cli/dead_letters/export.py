@@ -6,16 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from penstock_worker.cli.dead_letters.progress import progress
-from penstock_worker.letters.export import export_lines
 from penstock_worker.settings import load_settings
-from penstock_worker.store import queries
-from penstock_worker.store.letter_filter import LetterFilter
-from penstock_worker.store.stored_letters import count_meant
+
+if TYPE_CHECKING:
+    from penstock_worker.store.letter_filter import LetterFilter
 
 __all__ = ["export_letters"]
 
@@ -26,6 +25,10 @@ def export_letters(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")],
 ) -> None:
     """Write letters with their payloads, one JSON object a line; a payload that is no UTF-8 as base64."""
+    from penstock_worker.letters.export import export_lines
+    from penstock_worker.store import queries
+    from penstock_worker.store.stored_letters import count_meant
+
     written = 0
     # The file last: one of an earlier export is not emptied by a database that is away.
     with queries.open_reader(load_settings()) as reader, _open(output) as stream:

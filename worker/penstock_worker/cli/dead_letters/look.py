@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
@@ -12,12 +12,11 @@ from rich.table import Table
 
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
-from penstock_worker.letters.export import as_json, pretty, visible
 from penstock_worker.settings import load_settings
-from penstock_worker.store import queries
-from penstock_worker.store.letter_filter import LetterFilter
-from penstock_worker.store.queries import LetterGroup
-from penstock_worker.store.stored_letters import find_letter
+
+if TYPE_CHECKING:
+    from penstock_worker.store.letter_filter import LetterFilter
+    from penstock_worker.store.queries import LetterGroup
 
 __all__ = ["list_letters", "show_letter"]
 
@@ -32,6 +31,8 @@ def list_letters(
     limit: Annotated[int, typer.Option(min=0, help="How many single letters, the newest ones.")] = 20,
 ) -> None:
     """List dead letters: grouped by what they have in common, then the newest ones."""
+    from penstock_worker.store import queries
+
     with queries.open_reader(load_settings()) as reader:
         groups = queries.list_groups(reader, meant)
         letters = queries.list_letters(reader, meant, limit)
@@ -65,6 +66,10 @@ def show_letter(
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show everything about one dead letter."""
+    from penstock_worker.letters.export import as_json, pretty, visible
+    from penstock_worker.store import queries
+    from penstock_worker.store.stored_letters import find_letter
+
     with queries.open_reader(load_settings()) as reader:
         letter = find_letter(reader, letter_id)
     if letter is None:

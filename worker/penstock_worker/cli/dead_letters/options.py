@@ -8,12 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from uuid import UUID
 
 import typer
 
-from penstock_worker.store.letter_filter import LetterFilter
+if TYPE_CHECKING:
+    from penstock_worker.store.letter_filter import LetterFilter
 
 __all__ = ["State", "parse_moment", "with_filters"]
 
@@ -55,6 +56,8 @@ def _filter(
     until: Annotated[datetime | None, typer.Option(parser=parse_moment, metavar="TIME", help="Only before this time.")] = None,
     ids: Annotated[list[UUID] | None, typer.Option("--id", metavar="ID", help="Only this one; may be given again.")] = None,
 ) -> LetterFilter:
+    from penstock_worker.store.letter_filter import LetterFilter
+
     return LetterFilter(state and state.value, type, reason, producer, fingerprint, since, until, tuple(ids or ()))
 
 
@@ -65,7 +68,7 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
     Args:
         command: Its parameter `meant` gets the `LetterFilter`; the other parameters are options of its own.
     """
-    own = _parameters(command, but="meant")
+    own = _parameters(command)
     filters = _parameters(_filter)
 
     @wraps(command)
@@ -78,11 +81,13 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _parameters(function: Callable[..., Any], but: str = "") -> list[Parameter]:
-    """The parameters of a function, with annotations that are no text any more."""
+def _parameters(function: Callable[..., Any]) -> list[Parameter]:
+    """The options of a function, with annotations that are no text any more."""
+    for name in ("meant", "return"):  # of a type that is not loaded yet, and no options
+        function.__annotations__.pop(name, None)
     hints = get_type_hints(function, include_extras=True)
     return [
         part.replace(annotation=hints[part.name], kind=Parameter.KEYWORD_ONLY)
         for part in signature(function).parameters.values()
-        if part.name != but
+        if part.name in hints
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,16 +17,12 @@ from penstock_schemas.registry import load_registry
 from penstock_worker.cli.dead_letters.progress import progress
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
-from penstock_worker.ingest import failpoints
-from penstock_worker.ingest.write import Writer
-from penstock_worker.letters.export import visible
-from penstock_worker.letters.patch import load_exact
-from penstock_worker.letters.replay import Replay
-from penstock_worker.letters.summary import Summary
-from penstock_worker.settings import load_settings
-from penstock_worker.store import queries
-from penstock_worker.store.letter_filter import LetterFilter
-from penstock_worker.store.stored_letters import count_meant, existing_letters
+from penstock_worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from penstock_worker.ingest.write import Writer
+    from penstock_worker.letters.summary import Summary
+    from penstock_worker.store.letter_filter import LetterFilter
 
 __all__ = ["replay_letters"]
 
@@ -54,17 +50,16 @@ def replay_letters(
     """
     if meant.is_empty and not is_all:
         raise ConfigurationError("say which letters: give a filter such as --reason or --id, or --all")
-    settings = load_settings()
-    failpoints.configure(settings.failpoints)
+    from penstock_worker.letters.replay import Replay
+    from penstock_worker.store.stored_letters import count_meant, existing_letters
+
     changes = None if patch is None else _read_patch(patch)
-    with _writer(Writer.of(settings, load_registry(settings.records))) as writer:
-        connection = writer.database.connection()
+    with _writer(load_settings()) as writer:
         # Letters that come while it runs, its own among them, are none of those that were asked for.
         meant = replace(meant, until=min(filter(None, (meant.until, _now(writer)))))
-        count = count_meant(connection, meant)
+        count = count_meant(writer.database.connection(), meant)
         with progress("letters", min(count, limit or count)) as tell:
-            work = Replay(writer, changes, is_rehearsal, shown, tell)
-            summary = work.run(meant, limit)
+            summary = Replay(writer, changes, is_rehearsal, shown, tell).run(meant, limit)
         left = existing_letters(writer.database.connection(), summary.busy)
     if as_json:
         print_json(_as_json(summary, left, is_rehearsal=is_rehearsal))
@@ -75,6 +70,8 @@ def replay_letters(
 
 
 def _read_patch(text: str) -> dict[str, Any]:
+    from penstock_worker.letters.patch import load_exact
+
     try:
         patch = load_exact(text)
     except ValueError as exc:
@@ -85,7 +82,13 @@ def _read_patch(text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _writer(writer: Writer) -> Iterator[Writer]:
+def _writer(settings: Settings) -> Iterator[Writer]:
+    from penstock_worker.ingest import failpoints
+    from penstock_worker.ingest.write import Writer
+    from penstock_worker.store import queries
+
+    failpoints.configure(settings.failpoints)
+    writer = Writer.of(settings, load_registry(settings.records))
     try:
         with queries.explained():
             yield writer
@@ -113,6 +116,8 @@ def _as_json(summary: Summary, left: int, *, is_rehearsal: bool) -> dict[str, An
 
 
 def _show(summary: Summary, left: int, console: Console, *, is_rehearsal: bool) -> None:
+    from penstock_worker.letters.export import visible
+
     if summary.groups:
         title = "what would become of them" if is_rehearsal else "what became of them"
         table = Table("letters", "fingerprint", "events by outcome", "letters left", "because", title=title)
