@@ -188,7 +188,7 @@ def test_dead_letters_and_ledger_agree(ledger, settings):
     ledger.heard(100)
     ledger.tell("stored", 0, 79)
     ledger.tell("dead", 80, 99)
-    ledger.tell("dead", 90, 91, reason="discarded")
+    ledger.tell("dead", 90, 91, reason="discarded by hand by ada")
     ledger.letter(80)  # a whole message: up to the next letter
     ledger.letter(85, event_id=UUID(int=85))
     ledger.letter(86, event_id=UUID(int=86))

@@ -232,7 +232,7 @@ _AUDIT = sql.SQL(
         ) AS by_reason GROUP BY epoch
     ),
     discarded AS (
-        SELECT epoch, range_agg(seqs) AS seqs FROM penstock.ledger WHERE reason = 'discarded' GROUP BY epoch
+        SELECT epoch, range_agg(seqs) AS seqs FROM penstock.ledger WHERE starts_with(reason, 'discarded') GROUP BY epoch
     ),
     lettered AS ({lettered})
     SELECT c.epoch, c.producer, c.high_water, c.is_closed, c.last_seen, c.last_told, ended.outcomes, ended.seqs,
