@@ -51,10 +51,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it must be."""
+    """One thing that is not as it must be; `at` is when its event was published, the last one where a row has several."""
 
     what: str
     detail: str
+    at: float = 0.0
 
     def __str__(self) -> str:
         """One line."""
@@ -101,9 +102,9 @@ def check(types: Mapping[str, Any], published: Sequence[Published], found: Found
     present = [one for one in published if _end(one, found.outcomes.get(one.key, set()), last_wipe, verdict)]
     _check_strangers(published, found.outcomes, verdict)
     events = [one.event for one in present]
-    expected, endings = fold(types, events, _LATEST)
+    expected, endings = fold(types, events, _LATEST)  # type: ignore[no-untyped-call]  # the model is plain Python
     _check_endings(endings, found, verdict)
-    _check_rows(types, found.rows, expected, events, verdict)
+    _check_rows(types, found.rows, expected, present, verdict)
     return verdict
 
 
@@ -111,7 +112,7 @@ def _end(one: Published, outcomes: set[str], last_wipe: float, verdict: Verdict)
     """Count how an event ended; whether it is there."""
     final = outcomes - _MAY_CHANGE
     if len(final - _MERGED) + bool(final & _MERGED) > 1:
-        verdict.doubled.append(Finding("two outcomes", f"{_name(one)} is {' and '.join(sorted(outcomes))}"))
+        verdict.doubled.append(Finding("two outcomes", f"{_name(one)} is {' and '.join(sorted(outcomes))}", one.at))
     if outcomes - {"dropped"}:
         verdict.endings["merged" if final & _MERGED else "dead or held"] += 1
         return True
@@ -124,7 +125,7 @@ def _end(one: Published, outcomes: set[str], last_wipe: float, verdict: Verdict)
     else:
         verdict.endings["lost"] += 1
         what = "dropped without need" if outcomes else "no outcome"
-        verdict.lost.append(Finding(what, _name(one)))
+        verdict.lost.append(Finding(what, _name(one), one.at))
     return False
 
 
@@ -150,22 +151,24 @@ def _check_endings(endings: Mapping[tuple[str, int, str], tuple[str, Any]], foun
 
 
 def _check_rows(
-    types: Mapping[str, Any], rows: Tables, expected: Tables, events: Sequence[Mapping[str, Any]], verdict: Verdict
+    types: Mapping[str, Any], rows: Tables, expected: Tables, present: Sequence[Published], verdict: Verdict
 ) -> None:
-    wanted = _wanted_parents(types, events)
+    wanted = _wanted_parents(types, [one.event for one in present])
+    last_at = {(one.event["type"], *map(one.event["data"].get, types[one.event["type"]]["key"])): one.at for one in present}
     for name, kind in types.items():
         for key in sorted(rows[name].keys() | expected[name].keys(), key=repr):
             found, right = rows[name].get(key), expected[name].get(key)
             if found == right:
                 continue
+            at = last_at.get((name, *key), 0.0)
             if right is None:
                 # A placeholder of a child that is deleted: whether there was need of one depends on which came first.
                 if (name, key) not in wanted or found is None or found.keys() != set(kind["key"]):
-                    verdict.doubled.append(Finding("a row of no event", f"{name} {key}: {found}"))
+                    verdict.doubled.append(Finding("a row of no event", f"{name} {key}: {found}", at))
             elif found is None:
-                verdict.lost.append(Finding("no row", f"{name} {key}, expected {right}"))
+                verdict.lost.append(Finding("no row", f"{name} {key}, expected {right}", at))
             else:
-                verdict.wrong.append(Finding("row", f"{name} {key}: {_difference(found, right)}"))
+                verdict.wrong.append(Finding("row", f"{name} {key}: {_difference(found, right)}", at))
 
 
 def _wanted_parents(types: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> set[tuple[str, tuple[Any, ...]]]:

@@ -37,7 +37,7 @@ class Kind:
         lane: What it breaks.
         lasts_s: How long it is held, drawn between these.
         costs_s: What it takes beside that: hitting, and putting things back.
-        variants: Ways to do it.
+        variants: Ways to do it; `of_redis` and `of_rabbitmq` where they have others.
         brokers: Where it exists.
     """
 
@@ -45,7 +45,13 @@ class Kind:
     lasts_s: tuple[float, float] = (0, 0)
     costs_s: float = 2.0
     variants: tuple[str, ...] = ("",)
+    of_redis: tuple[str, ...] | None = None
+    of_rabbitmq: tuple[str, ...] | None = None
     brokers: tuple[Broker, ...] = BROKERS
+
+    def variants_on(self, broker: Broker) -> tuple[str, ...]:
+        """Ways to do it on a broker."""
+        return (self.of_redis if broker == "redis" else self.of_rabbitmq) or self.variants
 
 
 KINDS: dict[str, Kind] = {
@@ -54,11 +60,12 @@ KINDS: dict[str, Kind] = {
     "worker_replaced": Kind("pool", costs_s=7),
     "producer_killed": Kind("producers", costs_s=3),
     "spool_full": Kind("producers", costs_s=6),
-    "broker_restarted": Kind("broker", costs_s=8, variants=("stop", "kill")),
+    # RabbitMQ always in order: 3.10 cannot start again after a SIGKILL soon after its queue was made.
+    "broker_restarted": Kind("broker", costs_s=8, of_redis=("stop", "kill")),
     "broker_frozen": Kind("broker", lasts_s=(2, 6)),
     "broker_cut": Kind("broker", costs_s=1),
     "broker_delayed": Kind("broker", lasts_s=(2, 5)),
-    "broker_wiped": Kind("broker", costs_s=4, variants=("delete", "purge")),
+    "broker_wiped": Kind("broker", costs_s=4, of_rabbitmq=("delete", "purge")),
     "redis_full": Kind("broker", lasts_s=(2, 5), brokers=("redis",)),
     "rabbitmq_alarm": Kind("broker", lasts_s=(2, 5), costs_s=5, brokers=("rabbitmq",)),
     "messages_duplicated": Kind("broker", costs_s=4),
@@ -151,7 +158,7 @@ def make_plan(
     decks = {lane: _deck(draw, lane, chosen, each) for lane in ("pool", "producers", "broker", "database")}
     rounds: list[Round] = []
     left_s = None if minutes is None else minutes * 60
-    for lanes in _deal(draw, decks):
+    for lanes in _deal(draw, broker, decks):
         if left_s is not None:
             left_s -= _round_takes_s(lanes)
             if left_s < 0 and rounds:
@@ -172,7 +179,7 @@ def _deck(draw: random.Random, lane: str, kinds: dict[str, Kind], each: int | No
     return deck
 
 
-def _deal(draw: random.Random, decks: dict[str, list[str]]) -> Iterator[Round]:
+def _deal(draw: random.Random, broker: Broker, decks: dict[str, list[str]]) -> Iterator[Round]:
     """Rounds until the decks are empty; those with more left are taken more often, so that all end together."""
     decks = {lane: list(deck) for lane, deck in decks.items()}
     while any(decks.values()):
@@ -181,12 +188,12 @@ def _deal(draw: random.Random, decks: dict[str, list[str]]) -> Iterator[Round]:
         others = [lane for lane in filled if lane != longest and draw.random() < 1.3 * len(decks[lane]) / len(decks[longest])]
         draw.shuffle(others)
         lanes = [longest, *others][:_LANES_AT_ONCE]
-        dealt = {lane: [_fault(draw, decks[lane].pop(0))] for lane in lanes}
-        _fill_up(draw, dealt, decks)
+        dealt = {lane: [_fault(draw, broker, decks[lane].pop(0))] for lane in lanes}
+        _fill_up(draw, broker, dealt, decks)
         yield tuple(tuple(faults) for faults in dealt.values())
 
 
-def _fill_up(draw: random.Random, dealt: dict[str, list[Fault]], decks: dict[str, list[str]]) -> None:
+def _fill_up(draw: random.Random, broker: Broker, dealt: dict[str, list[Fault]], decks: dict[str, list[str]]) -> None:
     """While the longest fault of a round lasts, the other lanes go on."""
     if len(dealt) == 1 and any(fault.lasts_s >= 30 for (fault,) in dealt.values()):
         free = [lane for lane, deck in decks.items() if deck and lane not in dealt]
@@ -197,13 +204,13 @@ def _fill_up(draw: random.Random, dealt: dict[str, list[Fault]], decks: dict[str
             decks[lane]
             and _lane_takes_s(faults) + KINDS[decks[lane][0]].costs_s + KINDS[decks[lane][0]].lasts_s[1] + 2 < longest_s
         ):
-            faults.append(_fault(draw, decks[lane].pop(0), after_s=draw.uniform(1, 2)))
+            faults.append(_fault(draw, broker, decks[lane].pop(0), after_s=draw.uniform(1, 2)))
 
 
-def _fault(draw: random.Random, name: str, after_s: float | None = None) -> Fault:
+def _fault(draw: random.Random, broker: Broker, name: str, after_s: float | None = None) -> Fault:
     kind = KINDS[name]
     after_s = draw.uniform(0, 1.5) if after_s is None else after_s
-    return Fault(0, name, draw.choice(kind.variants), round(after_s, 2), round(draw.uniform(*kind.lasts_s), 2))
+    return Fault(0, name, draw.choice(kind.variants_on(broker)), round(after_s, 2), round(draw.uniform(*kind.lasts_s), 2))
 
 
 def _numbered(rounds: Sequence[Round]) -> Iterator[Round]:

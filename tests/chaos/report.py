@@ -46,26 +46,19 @@ def _findings(outcome: Outcome) -> list[str]:
 
 
 def _table(outcomes: Sequence[Outcome]) -> list[str]:
-    """
-    A row a fault. What is lost, doubled or wrong is known at the end only, when faults have overlapped: it stands in the
-    last row, for all of them.
-    """
+    """A row a kind of fault; what was found about events of a time is told of every fault of that time."""
     hits = [hit for outcome in outcomes for hit in outcome.hits if hit.has_hit]
-    rows = [_HEAD]
+    rows: list[Sequence[str]] = [_HEAD]
     for kind in KINDS:
         own = [hit for hit in hits if hit.fault.kind == kind]
         if own:
-            rows.append((kind, str(len(own)), str(sum(hit.events for hit in own)), "", "", "", *_recovery(own)))
+            found = [str(sum(counts)) for counts in zip(*(hit.found for hit in own), strict=True)]
+            rows.append((kind, str(len(own)), str(sum(hit.events for hit in own)), *found, *_recovery(own)))
     events = sum(outcome.verdict.events for outcome in outcomes)
     sums = [str(sum(len(getattr(each.verdict, name)) for each in outcomes)) for name in ("lost", "doubled", "wrong")]
     rows.append(("all", str(len(hits)), str(events), *sums, *(_recovery(hits) if hits else ("", ""))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return [
-        "  ".join(
-            cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 def _recovery(hits: Sequence[Hit]) -> tuple[str, str]:

@@ -36,6 +36,7 @@ class Hit:
     Args:
         proof: That it hit, or why it did not.
         events: How many were published from its begin until everything worked again.
+        found: Findings about events of that time: lost, doubled, wrong. One fault of several that overlap is to blame.
         recovery_s: From its end until an event published after it was stored.
         is_lone: No other fault was there between its begin and the recovery.
     """
@@ -43,6 +44,7 @@ class Hit:
     fault: Fault
     proof: str
     events: int
+    found: tuple[int, int, int]
     recovery_s: float
     is_lone: bool
     has_hit: bool = True
@@ -99,9 +101,9 @@ def run(
         outcome.errors += [f"{span.fault}: {span.error}" for span in spans if span.error]
         say("the faults are over: writers close, what is left is sent")
         published = _settle(site, outcome, say, stall_s)
-        outcome.hits = _hits(spans, published)
         with psycopg.connect(site.database_url) as connection:
             outcome.verdict = check(TYPES, published, read_found(connection), site.wiped_at)
+        outcome.hits = [_hit(span, spans, published, outcome.verdict) for span in spans]
     outcome.took_s = time.monotonic() - began
     return outcome
 
@@ -181,12 +183,17 @@ def _adopt(site: Site, outcome: Outcome) -> None:
         site.past_writers.append(adopter)
         adopter.start()
         try:
-            until(lambda a=adopter: len(site.spooled(a.spool)) <= 1, STALL_S, what=f"an empty {folder.name}")
+            _wait_for_empty(site, folder)
         except Missed as exc:
             outcome.errors.append(str(exc))
         adopter.end()
         if left := site.spooled(folder):
             outcome.errors.append(f"left in {folder.name}: {', '.join(path.name for path in left)}")
+
+
+def _wait_for_empty(site: Site, folder: Path) -> None:
+    """Only the adopter's own spool is left."""
+    until(lambda: len(site.spooled(folder)) <= 1, STALL_S, what=f"an empty {folder.name}")
 
 
 def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:
@@ -206,12 +213,13 @@ def _count_missing(site: Site, wanted: set[Key]) -> int:
         return len(wanted - read_outcomes(connection).keys())
 
 
-def _hits(spans: list[_Span], published: list[Published]) -> list[Hit]:
-    hits = []
-    for span in spans:
-        others = [other for other in spans if other is not span]
-        is_lone = not any(other.began_at < span.back_at and other.back_at > span.began_at for other in others)
-        events = sum(span.began_at <= one.at <= span.back_at for one in published)
-        recovery_s = span.back_at - span.ended_at
-        hits.append(Hit(span.fault, span.proof or span.error, events, recovery_s, is_lone, has_hit=not span.error))
-    return hits
+def _hit(span: _Span, spans: list[_Span], published: list[Published], verdict: Verdict) -> Hit:
+    others = [other for other in spans if other is not span]
+    is_lone = not any(other.began_at < span.back_at and other.back_at > span.began_at for other in others)
+    events = sum(span.began_at <= one.at <= span.back_at for one in published)
+    lost, doubled, wrong = (
+        sum(span.began_at <= finding.at <= span.back_at for finding in findings)
+        for findings in (verdict.lost, verdict.doubled, verdict.wrong)
+    )
+    proof, recovery_s = span.proof or span.error, span.back_at - span.ended_at
+    return Hit(span.fault, proof, events, (lost, doubled, wrong), recovery_s, is_lone, has_hit=not span.error)

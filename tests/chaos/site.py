@@ -12,10 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import psycopg
@@ -124,6 +124,30 @@ class Writer:
                 )
 
 
+class Look:
+    """Looks into a database that may be away."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def has_mark(self, name: str) -> bool:
+        """Whether a mark is stored."""
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+            return self._connection.execute("SELECT FROM lab.marks WHERE mark_id = %s", [name]).fetchone() is not None
+        except psycopg.Error:
+            return False
+
+
 class Canary:
     """Publishes an event when asked, and waits until it is stored: then everything works again."""
 
@@ -151,16 +175,12 @@ class Canary:
             self._count += 1
             name = f"canary-{self._count}"
             self._writer.publish(Draft("lab.mark", "upsert", time.time_ns() // 1_000, {"mark_id": name}))
-        while not self._is_stored(name):
-            if time.monotonic() - began > within_s:
-                raise TimeoutError(f"an event published after the fault was not stored within {within_s:.0f} s")
-            time.sleep(0.03)
+        with Look(self._database_url) as look:
+            while not look.has_mark(name):
+                if time.monotonic() - began > within_s:
+                    raise TimeoutError(f"an event published after the fault was not stored within {within_s:.0f} s")
+                time.sleep(0.03)
         return time.monotonic() - began
-
-    def _is_stored(self, name: str) -> bool:
-        with suppress(psycopg.Error), psycopg.connect(self._database_url, connect_timeout=5) as connection:
-            return connection.execute("SELECT FROM lab.marks WHERE mark_id = %s", [name]).fetchone() is not None
-        return False
 
     def end(self) -> None:
         """Close the producer."""

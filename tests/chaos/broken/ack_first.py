@@ -23,6 +23,6 @@ def _pause(step: IngestStep, batch: Batch, reason: str) -> None:
     _on_away(step, Batch([], batch.trigger), reason)
 
 
-IngestStep._submit = _submit_and_ack  # type: ignore[method-assign]
+IngestStep._submit = _submit_and_ack  # type: ignore[method-assign,assignment]
 IngestStep.on_written = IngestStep.on_lost = IngestStep.on_failed = _forget  # type: ignore[method-assign,assignment]
-IngestStep.on_away = _pause  # type: ignore[method-assign]
+IngestStep.on_away = _pause  # type: ignore[method-assign,assignment]

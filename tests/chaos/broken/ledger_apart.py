@@ -25,5 +25,5 @@ def _transaction_between(writer: write.Writer, decoded: Decoded, *args: Any, **o
     return answers
 
 
-write.Writer._transaction = _transaction_between  # type: ignore[method-assign]
+write.Writer._transaction = _transaction_between  # type: ignore[method-assign,assignment]
 write.record_entries = lambda *_: None  # type: ignore[attr-defined]
