@@ -82,9 +82,9 @@ def look_at_queue(settings: Settings) -> QueueLook:
     return _look_at_redis(settings) if settings.broker.startswith("redis") else _look_at_rabbitmq(settings)
 
 
-def find_message(settings: Settings, epochs: set[UUID], seq: int) -> Seen | None:
+def find_message(settings: Settings, event_id: UUID) -> Seen | None:
     """
-    The message that holds an event of one of these epochs. None if it does not wait, and on RabbitMQ always.
+    The message that holds an event. None if it does not wait, and on RabbitMQ always.
 
     Raises:
         BrokerAway: It cannot be reached, or does not say.
@@ -93,8 +93,7 @@ def find_message(settings: Settings, epochs: set[UUID], seq: int) -> Seen | None
     if not settings.broker.startswith("redis"):
         return None
     with _redis(settings) as client:
-        messages = read_messages(client, settings.queue)
-        return next((seen for seen in messages if any(seen.holds(epoch, seq) for epoch in epochs)), None)
+        return next((seen for seen in read_messages(client, settings.queue) if seen.holds(event_id)), None)
 
 
 def workers_stats(settings: Settings) -> dict[str, dict[str, Any]]:

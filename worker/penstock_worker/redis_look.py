@@ -18,6 +18,8 @@ from uuid import UUID
 
 import redis
 
+from penstock_schemas.wire import event_id_prefix
+
 __all__ = ["Seen", "read_messages"]
 
 #: Bytes of messages that Redis goes through in one call, and the most messages; it serves nobody else meanwhile.
@@ -76,9 +78,10 @@ class Seen:
     seq: int
     count: int
 
-    def holds(self, epoch: UUID, seq: int) -> bool:
+    def holds(self, event: UUID) -> bool:
         """Whether an event is in it."""
-        return self.epoch == epoch and self.seq <= seq < self.seq + self.count
+        prefix, seq = str(event)[:24], int(str(event)[24:], 16)
+        return self.seq <= seq < self.seq + self.count and prefix == event_id_prefix(self.epoch)
 
 
 def read_messages(client: redis.Redis, queue: str) -> Iterator[Seen]:

@@ -19,7 +19,20 @@ from penstock_worker.cli.explain import explain, missing_extra
 __all__ = ["app", "main"]
 
 #: In the order of the help page; a command `a-b` is in the module `a_b`.
-_COMMANDS = ("up", "demo", "worker", "beat", "flower", "migrate", "publish", "status", "health", "audit", "dead-letters")
+_COMMANDS = (
+    "up",
+    "demo",
+    "worker",
+    "beat",
+    "flower",
+    "migrate",
+    "publish",
+    "status",
+    "health",
+    "audit",
+    "trace",
+    "dead-letters",
+)
 
 #: What a shell calls the mistake of a person, and the end by Ctrl-C.
 _EXIT_MISTAKE = 2

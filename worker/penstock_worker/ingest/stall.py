@@ -68,7 +68,7 @@ class Judge:
     def __init__(self, stalled_after_s: float, time_limit_s: float, depth: Depth) -> None:
         self._stalled_after_s, self._time_limit_s, self._depth = stalled_after_s, time_limit_s, depth
         self._consumed = -1
-        self._ask_at = 0.0
+        self._asked_at = self._ask_at = 0.0
         self._waiting_since: float | None = None
         self._waiting = 0
 
@@ -101,13 +101,17 @@ class Judge:
             self._ask(now)
         if self._waiting_since is None or now - self._waiting_since < self._stalled_after_s:
             return None
+        if not pulse.is_idle_with_work and self._asked_at < self._waiting_since + self._stalled_after_s:
+            self._ask(now)  # once more: other workers may have taken them since the last time
+            if self._waiting_since is None:
+                return None
         waited_s = now - self._waiting_since
         if pulse.is_idle_with_work:
             return f"messages are here, and none has been given to a pool process for {waited_s:.0f} s"
         return f"{self._waiting} messages wait in the queue, and none has been taken for {waited_s:.0f} s"
 
     def _ask(self, now: float) -> None:
-        self._ask_at = now + ASK_PART * self._stalled_after_s
+        self._asked_at, self._ask_at = now, now + ASK_PART * self._stalled_after_s
         depth = self._depth.ask()
         self._waiting = depth or 0
         # A broker that does not say is away; from when it is back, messages may wait as long as ever.
