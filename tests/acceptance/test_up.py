@@ -58,10 +58,12 @@ class Up(LocalProcess):
         return self._process.wait(120)
 
 
-@pytest.fixture(autouse=True)
-def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PENSTOCK_")]:
-        monkeypatch.delenv(name)
+@pytest.fixture(scope="module", autouse=True)
+def without_settings() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith("PENSTOCK_") and name != "PENSTOCK_SPOOL_FOLDER"]:
+            environment.delenv(name)
+        yield
 
 
 @pytest.fixture
@@ -71,6 +73,17 @@ def up(tmp_path: Path) -> Iterator[Up]:
         yield with_cleanup
     finally:
         with_cleanup.clean_up()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One that runs already, for tests that do not end it."""
+    up = Up(tmp_path_factory.mktemp("running"))
+    try:
+        up.start()
+        yield up
+    finally:
+        up.clean_up()
 
 
 def test_everything_runs_until_ctrl_c_and_is_there_again_the_next_time(up: Up) -> None:
@@ -130,8 +143,8 @@ def test_two_folders_run_at_once_one_as_an_ordinary_user(up: Up, tmp_path_factor
         other.clean_up()
 
 
-def test_a_second_run_in_the_folder_is_refused_and_a_dead_worker_starts_again(up: Up) -> None:
-    up.start()
+def test_a_second_run_in_the_folder_is_refused_and_a_dead_worker_starts_again(running: Up) -> None:
+    up = running
     refused = run(up.folder, "up")
     assert (refused.returncode, one_line(refused.stderr)) == (
         2,
@@ -146,14 +159,12 @@ def test_a_second_run_in_the_folder_is_refused_and_a_dead_worker_starts_again(up
     wait_for(lambda: stored_sessions(up.stack["database_url"]) == ["s-1"])
 
 
-def test_flower_shows_and_does_not_control(up: Up) -> None:
-    up.start()
-    url = up.stack["flower_url"]
+def test_flower_shows_and_does_not_control(running: Up) -> None:
+    url = running.stack["flower_url"]
     with urllib.request.urlopen(f"{url}/workers?json=1", timeout=60) as page:
         assert page.status == 200
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{url}/api/worker/shutdown/penstock@{socket.gethostname()}", data=b"", timeout=60)
-    assert up.interrupt() == 0
 
 
 def test_given_urls_are_used_and_no_server_is_started(up: Up, empty_database_url: str, valkey_url: str) -> None:
