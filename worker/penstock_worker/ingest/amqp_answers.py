@@ -17,7 +17,7 @@ import amqp
 from amqp.exceptions import AMQPError
 from kombu.connection import Connection
 
-from penstock_worker.ingest.answers import AddressedAnswer
+from penstock_worker.ingest.answers import SKIP_S, AddressedAnswer
 
 __all__ = ["AmqpAnswers", "hang_up"]
 
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 GOODBYE_S = 2
 #: Seconds the loop waits for a connection, and for a broker that does not read.
 CONNECT_S, WRITE_S = 2.0, 0.5
-#: Seconds after a failure in which nothing is answered.
-SKIP_S = 5.0
 
 
 class AmqpAnswers:

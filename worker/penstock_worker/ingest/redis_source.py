@@ -7,7 +7,6 @@ Events from a Redis or Valkey list, as kombu publishers write it.
 | QUEUE:leases            | zset | tag -> when its lease ends, ms of the server's clock      | workers               | none   |
 | QUEUE:leased            | hash | tag -> message in a worker's hands                        | workers               | none   |
 | QUEUE:redelivered       | hash | sha1 of a message -> how often its lease ran out          | workers               | a day  |
-| penstock.answers.<hex>  | list | what became of a producer's events, see `Source.answer`   | workers               | 60 s   |
 
 Why not kombu's own consumer: it needs three round trips a message, and a message is lost when the worker dies between taking
 it and noting that it did. Here one script does both for many. Why not kombu's `unacked` keys: every kombu consumer of the same
@@ -27,6 +26,7 @@ from penstock_producers.transports.redis_url import redis_arguments
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.redis_answers import RedisAnswers
 from penstock_worker.ingest.redis_scripts import SCRIPTS
 from penstock_worker.ingest.source import Deliver, Delivery
 from penstock_worker.settings import Settings
@@ -45,8 +45,6 @@ REFUSED_S = 1.0
 #: Tags in one call of ack, renew or give back; Redis is blocked meanwhile.
 TAGS_PER_CALL = 1_000
 _SOCKET_TIMEOUT_S = 10
-#: Answers that a producer which does not read may have waiting, and milliseconds after which all are thrown away.
-ANSWERS_KEPT, ANSWERS_MS = 10_000, 60_000
 
 
 class RedisSource:
@@ -67,6 +65,7 @@ class RedisSource:
         except ValueError as exc:
             raise ConfigurationError(str(exc)) from exc
         self._client = redis.Redis(**arguments, health_check_interval=15)
+        self._answers = RedisAnswers(self._client)
         queue = settings.queue
         self._keys = (queue, f"{queue}:leases", f"{queue}:leased", f"{queue}:redelivered")
         self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
@@ -110,18 +109,7 @@ class RedisSource:
 
     def answer(self, answers: Sequence[AddressedAnswer]) -> None:
         """See `Source`."""
-        lines: dict[str, list[str]] = {}
-        for address, line in answers:
-            lines.setdefault(address, []).append(line)
-        pipeline = self._client.pipeline(transaction=False)
-        for address, its_lines in lines.items():
-            pipeline.rpush(address, *its_lines)
-            pipeline.ltrim(address, -ANSWERS_KEPT, -1)
-            pipeline.pexpire(address, ANSWERS_MS)
-        try:
-            pipeline.execute()
-        except redis.RedisError as exc:
-            logger.warning("producers are not answered, they ask again: %s", exc, extra={"action": "answers_lost"})
+        self._answers.send(answers)
 
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         """See `Source`."""
