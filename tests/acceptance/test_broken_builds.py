@@ -35,7 +35,7 @@ def find(tmp_path: Path, postgres_server: PostgresServer, database_url: str) -> 
 
     def find(*modules: str, stall_s: float = STALL_S) -> Verdict:
         # Only spill writers: a journal would send again what a broken build has lost.
-        shape = Shape(journal_writers=0, spill_writers=3, rate=120, workers=1, modules=modules)
+        shape = Shape(journal_writers=0, spill_writers=3, rate=120, workers=1, culprit_one_in=10, modules=modules)
         lent = Lent(postgres_server, database_url)
         outcome = run(_PLAN, shape, tmp_path, lambda _: None, stall_s=stall_s, lent=lent)
         assert not outcome.errors

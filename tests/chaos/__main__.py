@@ -36,7 +36,9 @@ def main() -> int:
         print(plan, flush=True)
     if args.plan:
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Both, for a shell has SIGINT ignored by what it starts in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     # The harness's own producer would tell of every fault.
     logging.getLogger("penstock.producer").setLevel(logging.CRITICAL)
     outcomes = [_run(plan, keep=args.keep) for plan in plans]

@@ -25,9 +25,7 @@ RECORD_CLASSES: dict[str, type[Record]] = {record.__record__.type: record for re
 #: Seconds of a generation, and how many back a late event may belong to.
 _GENERATION_S = 2.0
 _GENERATIONS_BACK = 6
-#: One site in so many has a key too long for an index, which only the database sees: it ends as a dead letter.
-_CULPRIT_ONE_IN = 25
-#: Its length; of numbers that cannot be compressed.
+#: Of a key that is too long for an index, which only the database sees. It cannot be compressed.
 _CULPRIT_LENGTH = 9_000
 
 
@@ -50,11 +48,15 @@ class Drafts:
         mark: Goes into texts; unique to the writer.
         started_at: The run's start, in seconds since 1970: writers with the same one meet.
         now: The wall clock.
+        culprit_one_in: One site in so many has a key that the database refuses, and ends as a dead letter.
     """
 
-    def __init__(self, draw: random.Random, mark: str, started_at: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self, draw: random.Random, mark: str, started_at: float, now: Callable[[], float], culprit_one_in: int = 100
+    ) -> None:
         self._draw, self._mark, self._started_at, self._now = draw, mark, started_at, now
         self._count = 0
+        self._culprit_one_in = culprit_one_in
         month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         #: The times that the reference model knows.
         self._times = (month.isoformat(), month.replace(day=2, hour=13, minute=30).isoformat())
@@ -105,7 +107,7 @@ class Drafts:
 
     def _site(self, generation: int) -> tuple[str, Any, Any, Any]:
         site = f"s{generation}-{self._draw.randrange(3)}"
-        if self._draw.randrange(_CULPRIT_ONE_IN) == 0:
+        if self._draw.randrange(self._culprit_one_in) == 0:
             site = self._draw.randbytes(_CULPRIT_LENGTH // 2).hex()
         others = {"name": self._text(), "since": self._time(), "most": self._number()}
         return "lab.site", {"site_id": site}, {}, others | {"status": self._state(), "error": self._text()}

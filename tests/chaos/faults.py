@@ -21,7 +21,6 @@ from tests.chaos.messages import Messages
 from tests.chaos.plan import Fault
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site, Writer
-from tests.servers.celery_worker import WorkerProcess
 from tests.servers.rabbitmq import RabbitServer
 
 __all__ = ["FAULTS", "Missed", "inject", "until"]
@@ -60,13 +59,12 @@ def inject(site: Site, fault: Fault) -> str:
 
 def child_killed(site: Site, fault: Fault) -> str:
     """SIGKILL of a pool child, anywhere or at a place in its batch."""
+    before = until(site.children, what="the workers' children")
     if fault.variant != "anywhere":
-        before = [child for worker in site.workers for child in worker.children()]
         _strike(site, fault.variant)
         gone = until(lambda: [child for child in before if not is_alive(child)], what="the end of a child")
         return f"pid {gone[0].pid} killed itself {fault.variant}"
-    worker = site.draw(fault.number).choice(site.workers)
-    child = site.draw(fault.number).choice(until(worker.children, what="a child"))
+    child = site.draw(fault.number).choice(before)
     child.kill()
     until(lambda: not is_alive(child), what="the end of the child")
     return f"pid {child.pid} is gone"
@@ -92,7 +90,7 @@ def worker_killed(site: Site, fault: Fault) -> str:
         _strike(site, fault.variant)
         (worker,) = until(lambda: [each for each in site.workers if not each.is_running], what="the worker's end")
     pid, code = worker.pid, worker.exit_code
-    _start_again(worker)
+    site.bring_back(worker)
     if code != -signal.SIGKILL:
         raise Missed(f"{worker.name} ended with {code}")
     return f"pid {pid} ended with {code}"
@@ -105,15 +103,10 @@ def worker_replaced(site: Site, fault: Fault) -> str:
     worker.send_signal(signal.SIGTERM)
     until(lambda: not worker.is_running, what=f"the orderly end of {worker.name}")
     code = worker.exit_code
-    _start_again(worker)
+    site.bring_back(worker)
     if code != 0:
         raise Missed(f"{worker.name} ended with {code} after SIGTERM")
     return f"pid {pid} ended with 0"
-
-
-def _start_again(worker: WorkerProcess) -> None:
-    # Not waited for: where the broker is away it is ready only afterwards.
-    worker.launch()
 
 
 # --- producers
@@ -174,7 +167,7 @@ def broker_restarted(site: Site, fault: Fault) -> str:
             raise Missed(f"pid {pid} is still there")
         until(lambda: site.to_broker.connections + site.from_broker.connections == 0, what="the end of all connections")
     finally:
-        site.broker.start()
+        site.bring_back(site.broker)
     return f"pid {pid} was gone, no connection was left"
 
 
@@ -338,7 +331,7 @@ def _start_database(site: Site) -> None:
         psycopg.connect(site.database_url, connect_timeout=5).close()
     except psycopg.OperationalError:
         is_away = True
-    site.database.start()
+    site.bring_back(site.database)
     if not is_away:
         raise Missed("the database answered")
 

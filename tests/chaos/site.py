@@ -29,7 +29,7 @@ from tests.chaos.state import RECORDS_MODULE, ROOT, create_tables
 from tests.chaos.writer import LoggedProducer, make_producer
 from tests.servers.celery_worker import Failpoints, WorkerProcess, worker_settings
 from tests.servers.databases import PostgresServer
-from tests.servers.process import LocalProcess
+from tests.servers.process import Controls, LocalProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.valkey import DurableValkey
 
@@ -49,6 +49,7 @@ class Shape:
         rate: Events a second of each.
         workers: Nodes.
         concurrency: Pool children of each.
+        culprit_one_in: One site in so many is refused by the database.
         modules: Loaded by the workers beside the record types; a broken build is one.
     """
 
@@ -57,6 +58,7 @@ class Shape:
     rate: float = 50
     workers: int = 2
     concurrency: int = 2
+    culprit_one_in: int = 100
     modules: Sequence[str] = ()
 
 
@@ -88,13 +90,16 @@ class Writer:
         self.process.wait_ready(180)
 
     def launch(self, port: int | None = None) -> None:
-        """Start a process."""
+        """Start a process, unless the run is being ended meanwhile."""
+        if self._site.is_ending:
+            return
         self._starts += 1
         mark = f"{self.name}-{self._starts}"
         url = with_port(self._site.broker_url, port or self._site.to_broker.port)
         words = [sys.executable, "-m", "tests.chaos.writer", url, "--log", str(self.log), "--mark", mark]
         words += ["--seed", f"{self._site.seed} {mark}", "--rate", str(self._site.shape.rate), "--spool", str(self._spool)]
         words += ["--durability", "journal" if self.is_journaled else "spill", "--started-at", str(self._site.started_at)]
+        words += ["--culprit-one-in", str(self._site.shape.culprit_one_in)]
         words += ["--room", str(self._room)] if self._room else []
         env = {"PYTHONPATH": str(ROOT)}
         process = LocalProcess(
@@ -234,6 +239,7 @@ class Site:
             "concurrency": self.shape.concurrency,
             "records": ",".join((RECORDS_MODULE, *self.shape.modules)),
             "lease_s": 4,
+            "batch_max_events": 300,
             "probe_s": 0.5,
         }
         database_url = with_port(self.database_url, self.to_database.port)
@@ -250,6 +256,21 @@ class Site:
         for process in [*self.workers, *(writer.process for writer in self.writers)]:
             process.wait_ready(180)
         self.canary = Canary(self, self.spool)
+
+    def children(self) -> list[psutil.Process]:
+        """The pool children of all workers; none while a worker has not made all of its own."""
+        families = [worker.children() if worker.is_running else [] for worker in self.workers]
+        is_complete = all(len(family) >= self.shape.concurrency for family in families)
+        return [child for family in families for child in family] if is_complete else []
+
+    def bring_back(self, process: Controls) -> None:
+        """
+        Start a server or a worker again, unless the run is being ended meanwhile.
+
+        A worker is not waited for: where the broker is away, it is ready only afterwards.
+        """
+        if not self.is_ending:
+            (process.launch if process in self.workers else process.start)()
 
     def published(self) -> list[Published]:
         """Everything that any writer logged."""

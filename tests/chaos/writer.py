@@ -63,7 +63,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     writer = LoggedProducer(make_producer(args.url, args.mark, args.durability, args.spool, args.room), Log(args.log))
-    drafts = Drafts(random.Random(args.seed), args.mark, args.started_at, time.time)
+    drafts = Drafts(random.Random(args.seed), args.mark, args.started_at, time.time, args.culprit_one_in)
     began, published = time.monotonic(), 0
     while not is_ended:
         due = int((time.monotonic() - began) * args.rate)
@@ -106,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--spool", type=Path, required=True)
     parser.add_argument("--room", type=int)
     parser.add_argument("--started-at", type=float, required=True)
+    parser.add_argument("--culprit-one-in", type=int, default=100)
     parser.add_argument("--close-s", type=float, default=30)
     return parser.parse_args()
 
