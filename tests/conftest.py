@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from kombu import pools
@@ -16,6 +18,14 @@ from penstock_worker.errors import ConfigurationError
 from tests.servers.databases import PostgresServer, database_of
 from tests.servers.rabbitmq import RabbitServer, find_program
 from tests.servers.valkey import ValkeyServer
+
+
+@pytest.fixture(autouse=True)
+def spool_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of this test only: what one test leaves there on purpose, another would adopt."""
+    folder = tmp_path_factory.getbasetemp() / "spool" / uuid4().hex
+    monkeypatch.setenv("PENSTOCK_SPOOL_FOLDER", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

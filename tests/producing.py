@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock_producers import TransportError
+from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
 from penstock_producers.options import Options
 from penstock_producers.sender import Sender
@@ -47,6 +48,10 @@ def options(**given: Any) -> Options:
         "timeout_s": 1.0,
         "exit_deadline_s": 1.0,
         "on_drop": None,
+        "durability": "memory",
+        "fsync": False,
+        "spool_folder": None,
+        "spool_max_bytes": 1_000_000,
     }
     return Options(**{**defaults, **given})
 
@@ -120,7 +125,13 @@ def make_buffer(clock: Clock | None = None, tell: Callable[[int, str], None] | N
 
 def make_sender(buffer: Buffer, transport: ScriptedTransport, **given: Any) -> Sender:
     """To be turned by hand, by `run_once`."""
-    return Sender(options(**given), buffer, lambda: transport, on_end=lambda: None, on_failure=lambda: None, jitter=lambda: 1.0)
+    words = options(**given)
+    breaker = Breaker(words.retry_min_s, words.retry_max_s, jitter=lambda: 1.0)
+    return Sender(words, buffer, lambda: transport, breaker, on_end=_ignore, on_failure=_ignore, on_cut=_ignore)
+
+
+def _ignore() -> None:
+    pass
 
 
 def numbers(envelope: Envelope) -> list[int]:

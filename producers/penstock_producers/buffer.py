@@ -6,6 +6,10 @@ One lock, reentrant because a signal handler or a finalizer may publish while it
 
 An event is pending (waits to be cut), then in flight (in an envelope that is not confirmed yet), then gone. The bounds count
 both, so that memory is bounded also while the broker is away. An event always fits into an empty buffer, whatever `max_bytes`.
+
+With a spool, events move there when the broker takes nothing or the buffer is full. They are moving while they are written,
+which is done without the lock: publish() waits for no disk. What is in flight is copied, and then is the spool's: its late
+confirm takes it out there.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, Drops
@@ -23,10 +29,25 @@ from penstock_producers.options import Options
 from penstock_schemas.answer import SeqRange
 from penstock_schemas.wire import DroppedRange, Envelope
 
+if TYPE_CHECKING:
+    from penstock_producers.spool.spool import Spool
+
 __all__ = ["Buffer"]
 
 #: Dropped ranges in one envelope: at most 50 bytes each, so that they fit beside a record of the largest size.
 _RANGES_PER_ENVELOPE = 500
+#: Events and bytes that move to the spool at one time: a publisher who finds no room moves that many, and has room for as many.
+_MOVE_EVENTS = 1_000
+_MOVE_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Move:
+    """Events on their way to the spool: pending ones, or a copy of what is in flight in an envelope."""
+
+    events: list[tuple[int, bytes, float]]
+    size: int
+    envelope: Envelope | None = None
 
 
 class Buffer:
@@ -56,6 +77,13 @@ class Buffer:
         #: Where events that are cut now are to be answered; None while nobody waits for answers.
         self.reply_to: str | None = None
 
+        #: Where events go that cannot stay in memory; None with durability "memory".
+        self.spool: Spool | None = None
+        #: Grows when waiting for the next attempt is over: closing began, or somebody wants it to be tried now.
+        self.urgency = 0
+        #: Seconds between acceptance and confirm of the oldest event confirmed last.
+        self.latency_s: float | None = None
+
         self._options = options
         self._max_events = options.max_events
         self._max_bytes = options.max_bytes
@@ -66,6 +94,9 @@ class Buffer:
         self.progress = threading.Condition(self.lock)
         self._pending: deque[tuple[int, bytes, float]] = deque()
         self._queries: deque[Envelope] = deque()
+        self._moving: list[_Move] = []
+        #: When the first event of an envelope in flight was accepted, by its number.
+        self._accepted_at: dict[int, float] = {}
         self._pending_bytes = 0
         self._is_full_batch = False
         self._flush_before = 0
@@ -87,7 +118,11 @@ class Buffer:
         with self.lock:
             # `_has_room`, written out: this is the way of nearly every event.
             if self.held_events < self._max_events and self.held_bytes + size <= self._max_bytes and not self.is_closing:
-                return self._append(event, size)
+                # The number first: an event published by a signal handler in between then gets the next one.
+                seq = self.next_seq
+                self.next_seq = seq + 1
+                self._hold(seq, event, size)
+                return seq
         return self._accept_crowded(event, size)
 
     def accept_many(self, events: Sequence[bytes]) -> list[int]:
@@ -104,10 +139,7 @@ class Buffer:
             return False
         return self.held_bytes + size <= self._max_bytes or (self.held_events == 0 and count == 1)
 
-    def _append(self, event: bytes, size: int) -> int:
-        # The number first: an event published by a signal handler in between then gets the next one.
-        seq = self.next_seq
-        self.next_seq = seq + 1
+    def _hold(self, seq: int, event: bytes, size: int) -> None:
         now = self._now()
         self._pending.append((seq, event, now))
         self._pending_bytes += size
@@ -121,12 +153,15 @@ class Buffer:
         elif not self._is_full_batch and self._is_batch_full():
             self._is_full_batch = True
             self.work.notify()
-        return seq
 
     def _is_batch_full(self) -> bool:
         return len(self._pending) >= self._options.batch_events or self._pending_bytes >= self._options.batch_bytes
 
     def _accept_crowded(self, event: bytes, size: int) -> int:
+        while not self.is_closing and self.move_to_spool():
+            with self.lock:
+                if self._has_room(size):
+                    return self.accept(event)
         dropped = 0
         with self.lock:
             if self._options.policy == "block":
@@ -137,7 +172,9 @@ class Buffer:
             if self._options.policy == "drop_oldest":
                 dropped = self._drop_oldest(size)
             if self._has_room(size):
-                seq = self._append(event, size)
+                seq = self.next_seq
+                self.next_seq = seq + 1
+                self._hold(seq, event, size)
             elif self._options.policy in ("block", "raise"):
                 raise BufferFull(self._full())
             else:
@@ -171,7 +208,8 @@ class Buffer:
 
     def _look_for_oldest(self) -> None:
         if not self.in_flight:
-            self._set_oldest(self._pending[0][2] if self._pending else math.inf)
+            moving = min((move.events[0][2] for move in self._moving), default=math.inf)
+            self._set_oldest(min(moving, self._pending[0][2] if self._pending else math.inf))
 
     def _release(self, events: int, size: int) -> None:
         self.held_events -= events
@@ -184,12 +222,34 @@ class Buffer:
             target = self.next_seq
             self._flush_before = max(self._flush_before, target)
             self.work.notify()
-            return self.progress.wait_for(lambda: self._first_held() >= target, timeout_s)
+            return self.progress.wait_for(lambda: self.first_unconfirmed() >= target, timeout_s)
 
-    def _first_held(self) -> float:
-        if self.in_flight:
-            return self.in_flight[0].seq
-        return self._pending[0][0] if self._pending else math.inf
+    def sync(self, timeout_s: float) -> bool:
+        """Have all of it tried now, the spool's too, and wait; whether all of it was confirmed or dropped in time."""
+        with self.lock:
+            self._flush_before = self.next_seq
+            self.urgency += 1
+            self.work.notify_all()
+            return self.progress.wait_for(lambda: self.held_events == 0 and not self._is_spool_due(), timeout_s)
+
+    def first_held(self) -> float:
+        """The lowest number that is in memory and not confirmed; infinity when there is none."""
+        with self.lock:
+            firsts = [envelope.seq for envelope in self.in_flight if envelope.events]
+            firsts += [move.events[0][0] for move in self._moving]
+            if self._pending:
+                firsts.append(self._pending[0][0])
+            return min(firsts, default=math.inf)
+
+    def first_unconfirmed(self) -> float:
+        """The same, of the spool as well."""
+        return min(self.first_held(), math.inf if self.spool is None else self.spool.first_unsent)
+
+    def wake(self) -> None:
+        """There is something to send, or somebody may have waited for what just happened."""
+        with self.lock:
+            self.work.notify_all()
+            self.progress.notify_all()
 
     def answer_to(self, address: str | None) -> int:
         """From now on have events answered there. The number of the first that will be, of those that are still to be cut."""
@@ -223,6 +283,7 @@ class Buffer:
     def begin_close(self) -> None:
         """From now on nothing is accepted; the sender sends the rest, says that it was the last, and ends."""
         with self.lock:
+            self.urgency += not self.is_closing
             self.is_closing = True
             self.work.notify_all()
             self.progress.notify_all()
@@ -230,19 +291,84 @@ class Buffer:
     def abandon(self) -> int:
         """Give up what is still held, and say how many events that were."""
         with self.lock:
-            self.is_closing = self.is_abandoned = True
             abandoned = self.held_events
             if abandoned:
                 self.drops.totals[CLOSE_DEADLINE] += abandoned
-            self._pending.clear()
-            self._pending_bytes = 0
-            self.in_flight.clear()
-            self._look_for_oldest()
-            self._release(self.held_events, self.held_bytes)
-            self.work.notify_all()
+            self._forget_all()
         if abandoned:
             self._tell(abandoned, CLOSE_DEADLINE)
         return abandoned
+
+    def _forget_all(self) -> None:
+        self.is_closing = self.is_abandoned = True
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._moving.clear()
+        self.in_flight.clear()
+        self._look_for_oldest()
+        self._release(self.held_events, self.held_bytes)
+        self.work.notify_all()
+
+    # --- on the way to the spool
+
+    def stalled_at(self) -> float:
+        """Since when the broker has confirmed nothing although there was something to confirm; infinity for not at all."""
+        return max(self.oldest_at, self._idle_since)
+
+    def move_to_spool(self) -> bool:
+        """Move the oldest events, up to a thousand: pending ones first. False when there are none, or the disk refuses."""
+        if self.spool is None:
+            return False
+        with self.lock:
+            move = self._begin_move()
+        if move is None:
+            return False
+        is_moved = self.spool.append([(seq, event) for seq, event, _ in move.events], move.events[0][2])
+        with self.lock:
+            is_late = self._end_move(move, is_moved=is_moved)
+        if is_late and move.envelope is not None:
+            self.spool.confirm(move.envelope)  # while it was written
+        return is_moved
+
+    def _begin_move(self) -> _Move | None:
+        move = _Move([], 0)
+        while self._pending and len(move.events) < _MOVE_EVENTS and move.size < _MOVE_BYTES:
+            move.events.append(self._pending.popleft())
+            move.size += len(move.events[-1][1])
+        self._pending_bytes -= move.size
+        if not move.events:
+            copied = [id(other.envelope) for other in self._moving]
+            envelope = next((one for one in self.in_flight if one.events and id(one) not in copied), None)
+            if envelope is None:
+                return None
+            accepted_at = self._accepted_at.get(envelope.seq, self.oldest_at)
+            rows = [(seq, event, accepted_at) for seq, event in enumerate(envelope.events, envelope.seq)]
+            move = _Move(rows, sum(map(len, envelope.events)), envelope)
+        self._moving.append(move)
+        return move
+
+    def _end_move(self, move: _Move, *, is_moved: bool) -> bool:
+        """Whether it was confirmed meanwhile."""
+        if move not in self._moving:
+            return False  # abandoned meanwhile
+        self._moving.remove(move)
+        is_in_flight = any(move.envelope is envelope for envelope in self.in_flight)
+        if is_moved and (move.envelope is None or is_in_flight):
+            if move.envelope is not None:
+                self._take_out(move.envelope)
+                self.drops.put_back(move.envelope.dropped)
+            self._look_for_oldest()
+            self._release(len(move.events), move.size)
+        elif move.envelope is None:
+            self._pending.extendleft(reversed(move.events))
+            self._pending_bytes += move.size
+        self.work.notify_all()
+        return is_moved and move.envelope is not None and not is_in_flight
+
+    def _take_out(self, envelope: Envelope) -> float | None:
+        """From those in flight; when its first event was accepted."""
+        self.in_flight = [other for other in self.in_flight if other is not envelope]
+        return self._accepted_at.pop(envelope.seq, None) if envelope.events else None
 
     # --- the sender's side
 
@@ -273,15 +399,21 @@ class Buffer:
 
     def due_in_s(self) -> float:
         """Seconds until the sender has something to do: 0 for now, infinity for not before something happens."""
-        if self._queries or self._is_forced() or self._is_batch_full():
+        # Forced or not, events that are moving are waited for: before that is over there is no end to be told.
+        is_moving = bool(self._moving) and not self._pending
+        if self._queries or self._is_batch_full() or self._is_spool_due() or (self._is_forced() and not is_moving):
             return 0
+        return math.inf if is_moving else max(0, self._due_at() - self._now())
+
+    def _due_at(self) -> float:
         if self._pending:
-            return max(0, self._pending[0][2] + self._options.linger_s - self._now())
+            return self._pending[0][2] + self._options.linger_s
         if self.drops:
-            return max(0, self._idle_since + self._options.linger_s - self._now())
-        if self.next_seq != self._announced_seq:
-            return max(0, self._idle_since + self._options.heartbeat_s - self._now())
-        return math.inf
+            return self._idle_since + self._options.linger_s
+        return self._idle_since + self._options.heartbeat_s if self.next_seq != self._announced_seq else math.inf
+
+    def _is_spool_due(self) -> bool:
+        return self.spool is not None and self.spool.is_due()
 
     def _cut_first(self) -> int:
         if self._queries:
@@ -290,10 +422,13 @@ class Buffer:
         dropped = self.drops.take(_RANGES_PER_ENVELOPE) if self.drops else ()
         if self._pending:
             return self._cut_events(dropped)
+        has_spooled = self.spool is not None and not math.isinf(self.spool.first_unsent)
         if self.is_closing and (self._is_close_announced or self.next_seq == 0):
             return 0
+        if not dropped and (has_spooled if self.is_closing else self._is_spool_due()):
+            return 0  # it is the spool that is due
         self._announced_seq = self.next_seq
-        self._is_close_announced = self.is_closing and not self.drops
+        self._is_close_announced = self.is_closing and not self.drops and not has_spooled
         name = self._options.name
         self.in_flight.append(Envelope(name, self.epoch, self.next_seq, (), dropped, is_closed=self._is_close_announced))
         return 0
@@ -304,6 +439,7 @@ class Buffer:
         events: list[bytes] = []
         size = 0
         first = pending[0][0]
+        self._accepted_at[first] = pending[0][2]
         while pending and len(events) < self._options.batch_events:
             seq, event, _ = pending[0]
             if events and (seq != first + len(events) or size + len(event) > self._options.batch_bytes):
@@ -318,16 +454,29 @@ class Buffer:
 
     def confirm(self, envelope: Envelope) -> None:
         """The broker has it."""
+        now = self._now()
         with self.lock:
-            if envelope not in self.in_flight:
-                return  # abandoned meanwhile, and counted as dropped
-            self.in_flight.remove(envelope)
-            self.confirmed += len(envelope.events)
-            self._idle_since = self._now()
-            self._look_for_oldest()
-            self._release(len(envelope.events), sum(map(len, envelope.events)))
+            is_held = any(envelope is other for other in self.in_flight)
+            if is_held:
+                accepted_at = self._take_out(envelope)
+                if accepted_at is not None:
+                    self.latency_s = now - accepted_at
+                self.confirmed += len(envelope.events)
+                self._idle_since = now
+                self._look_for_oldest()
+                self._release(len(envelope.events), sum(map(len, envelope.events)))
+        if self.spool is None or (is_held and not (self.spool.is_journal and envelope.events)):
+            return  # nothing of it is on disk; or abandoned meanwhile, and counted as dropped
+        oldest_at = self.spool.oldest_at
+        spooled = self.spool.confirm(envelope)
+        with self.lock:
+            self.confirmed += spooled
+            self._idle_since = now
+            if spooled and not is_held and not math.isinf(oldest_at):
+                self.latency_s = now - oldest_at
+            self.progress.notify_all()
 
-    def wait_to_retry(self, delay_s: float, was_closing: bool) -> None:
-        """Wait before the next attempt; not when closing began after the failed one, then time is short."""
+    def wait_to_retry(self, delay_s: float, urgency: int) -> None:
+        """Wait before the next attempt, unless it became urgent since the failed one began."""
         with self.lock:
-            self.work.wait_for(lambda: self.is_abandoned or self.is_closing != was_closing, delay_s)
+            self.work.wait_for(lambda: self.is_abandoned or self.urgency != urgency, delay_s)

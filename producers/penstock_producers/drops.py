@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from penstock_producers.ranges import Ranges
 from penstock_schemas.wire import DroppedRange
 
-__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "Drops"]
+__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "SPOOL_CORRUPT", "SPOOL_FULL", "Drops"]
 
 #: The buffer had no room, and the policy is to drop.
 BUFFER_FULL = "buffer_full"
 #: Still unconfirmed when the time for closing was over. The broker may have some of them.
 CLOSE_DEADLINE = "close_deadline"
+#: Durability "journal", and the disk did not take the event.
+SPOOL_FULL = "spool_full"
+#: They were in this producer's own spool file, which can no longer be read and is set aside.
+SPOOL_CORRUPT = "spool_corrupt"
 
 #: Ranges of dropped numbers remembered for those who wait; of older ones the worker's ledger tells.
 _MAX_RANGES = 10_000
@@ -38,6 +43,11 @@ class Drops:
             self.seqs.forget_lowest(_MAX_RANGES // 2)
         first = self._ranges.pop((reason, seq - 1), seq)
         self._ranges[reason, seq] = first
+
+    def put_back(self, ranges: Iterable[DroppedRange]) -> None:
+        """Taken, and not delivered: they go with the next envelope."""
+        for part in ranges:
+            self._ranges[part.reason, part.last] = part.first
 
     def take(self, limit: int) -> list[DroppedRange]:
         """Up to `limit` ranges, lowest first; they are the caller's to deliver now."""

@@ -5,15 +5,21 @@ What a producer is in ONE process: an epoch, a buffer, a sender. A fork gets ano
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from penstock_producers import processes
 from penstock_producers.answers import Answers
+from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
-from penstock_producers.options import Options
+from penstock_producers.options import Durability, Options
 from penstock_producers.sender import Sender
+from penstock_producers.spool.journal import JournalBuffer
+from penstock_producers.spool.keeper import Keeper
+from penstock_producers.spool.spool import Spool
 from penstock_producers.status import Status
 from penstock_producers.transports import Broker
 from penstock_schemas.wire import new_epoch
@@ -24,19 +30,48 @@ logger = logging.getLogger("penstock.producer")
 
 #: Drops come in crowds: one line of log in this many seconds tells of them all.
 _DROP_WARNING_EVERY_S = 10
+#: Seconds that closing waits for receipts of the journal at most; without them the next producer asks.
+_RECEIPTS_S = 1.0
+#: Seconds between two looks whether they have come.
+_LOOK_S = 0.05
+
+
+_BUFFERS: dict[Durability, type[Buffer]] = {"spill": Buffer, "journal": JournalBuffer, "memory": Buffer}
 
 
 class Outbox:
     """Creating one connects nowhere and starts nothing; the first event does."""
 
-    def __init__(self, options: Options, broker: Broker) -> None:
+    def __init__(self, options: Options, broker: Broker, address: str) -> None:
         self.options = options
         self.broker = broker
+        self.address = address
         self.epoch = new_epoch()
-        self.buffer = Buffer(options, self.epoch, self._tell_dropped)
-        self.sender = Sender(options, self.buffer, broker.transport, on_end=self._stop_watching, on_failure=self._tell_late)
+        self.buffer = _BUFFERS[options.durability](options, self.epoch, self._tell_dropped)
+        self.breaker = Breaker(options.retry_min_s, options.retry_max_s)
+        self.sender = Sender(
+            options,
+            self.buffer,
+            broker.transport,
+            self.breaker,
+            on_end=self._end,
+            on_failure=self._tell_late,
+            on_cut=self._watch,
+        )
         self.answers = Answers(options, self.buffer, broker.mailbox, self._supervise)
+        self.spool: Spool | None = None
+        self.keeper: Keeper | None = None
+        if options.durability != "memory":
+            self._add_spool()
+        self._is_finishing = False
         self._next_drop_warning = 0.0
+        self._next_late_alarm = 0.0
+
+    def _add_spool(self) -> None:
+        buffer = self.buffer
+        spool = Spool(self.options, self.epoch, self.address, first_held=buffer.first_held, wake=buffer.wake)
+        self.buffer.spool = self.spool = spool
+        self.keeper = Keeper(self.options, buffer, spool, is_away=self._is_away, on_turn=self._listen)
 
     def accept(self, event: bytes) -> int:
         """See `Buffer.accept`."""
@@ -55,9 +90,31 @@ class Outbox:
 
     def flush(self, timeout_s: float) -> bool:
         """See `Buffer.flush`."""
-        if self.buffer.held_events:
+        if self._has_unconfirmed():
             self._supervise()
         return self.buffer.flush(timeout_s)
+
+    def sync(self, timeout_s: float) -> bool:
+        """See `Buffer.sync`; files that nobody owns are adopted first."""
+        deadline = time.monotonic() + timeout_s
+        if self.spool is not None:
+            self.spool.adopt()
+            self._listen()
+        if self._has_unconfirmed():
+            self._supervise()
+        return self.buffer.sync(max(0.0, deadline - time.monotonic()))
+
+    def await_receipts(self, timeout_s: float) -> bool:
+        """Wait until the journals, adopted ones too, are empty; whether they are."""
+        deadline = time.monotonic() + timeout_s
+        with self.buffer.lock:
+            while self.spool is not None and self.spool.has_journal:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                # Receipts do not wake who waits here: they come by the hundred thousand, and this is asked at the very end.
+                self.buffer.progress.wait(min(left_s, _LOOK_S))
+        return True
 
     def begin_close(self) -> None:
         """See `Buffer.begin_close`."""
@@ -65,16 +122,38 @@ class Outbox:
         self.answers.look()
 
     def finish_close(self, timeout_s: float) -> bool:
-        """Wait until the sender has ended; give up what it could not send in time. Whether there was nothing to give up."""
+        """Wait for the sender's end; what it could not send in time goes to the spool, or is given up. Whether it sent all."""
         deadline = time.monotonic() + timeout_s
-        if self.buffer.next_seq == 0:
-            return True
-        self.sender.start()
-        if self.sender.is_running:
-            self.sender.is_done.wait(timeout_s)
-        else:
-            self.sender.run(deadline)
-        return self.buffer.abandon() == 0
+        self._is_finishing = True
+        if self.buffer.next_seq or self._has_unconfirmed():
+            self.sender.start()
+            if self.sender.is_running:
+                self.sender.is_done.wait(timeout_s)
+            else:
+                self.sender.run(deadline)
+        if self.keeper is not None:
+            self.keeper.stop()
+            self.keeper.spill_all()
+        is_confirmed = math.isinf(self.buffer.first_unconfirmed())
+        if is_confirmed:
+            self.await_receipts(min(_RECEIPTS_S, deadline - time.monotonic()))
+        is_whole = self.buffer.abandon() == 0
+        self._release(is_whole=is_whole)
+        return is_confirmed
+
+    def _release(self, *, is_whole: bool) -> None:
+        """Give the files back: from now on who comes next may adopt them."""
+        if self.keeper is not None:
+            self.keeper.stop()
+        self.answers.watch(None)
+        if self.spool is not None:
+            self.spool.close(self.buffer.next_seq if is_whole else None)
+
+    def _end(self) -> None:
+        """The sender's last act. A producer that nobody holds any more has nobody else to give its files back."""
+        processes.forget(self)
+        if self.sender.is_done.is_set() and not self._is_finishing:
+            self._release(is_whole=True)
 
     def leave_to_parent(self) -> None:
         """In a forked child: the events are the parent's, and so are the sockets. Any lock may be held for ever."""
@@ -86,48 +165,82 @@ class Outbox:
 
     def status(self) -> Status:
         """One consistent look."""
-        buffer, sender = self.buffer, self.sender
+        buffer, sender, spool = self.buffer, self.sender, self.spool
         with buffer.lock:
-            age_s = max(0.0, time.monotonic() - buffer.oldest_at) if buffer.held_events else 0.0
+            spooled = 0 if spool is None else spool.unsent
+            oldest_at = self._oldest_at()
+            age_s = 0.0 if math.isinf(oldest_at) else max(0.0, time.monotonic() - oldest_at)
             return Status(
                 name=self.options.name,
                 epoch=self.epoch,
                 accepted=buffer.next_seq,
                 confirmed=buffer.confirmed,
                 dropped=dict(buffer.drops.totals),
-                pending_events=buffer.held_events,
+                pending_writes=buffer.held_events + spooled,
                 pending_bytes=buffer.held_bytes,
+                spooled=spooled,
+                unreceipted=0 if spool is None else spool.unreceipted,
                 oldest_age_s=age_s,
                 is_late=age_s > self.options.late_after_s,
                 is_sending=sender.is_running,
                 is_closed=buffer.is_closing,
-                failures=sender.failures,
+                breaker=self.breaker.state,
+                failures=self.breaker.failures,
                 last_error=sender.last_error,
-                last_confirmed_at=sender.last_confirmed_at,
+                last_sync_time=sender.last_sync_time,
+                next_sync_time=self._next_sync_time(),
+                sync_latency_s=buffer.latency_s,
             )
+
+    def _next_sync_time(self) -> datetime | None:
+        if not self._has_unconfirmed() or not self.sender.is_running:
+            return None
+        retry_at = self.breaker.retry_at
+        due_in_s = self.buffer.due_in_s() if retry_at is None else retry_at - time.monotonic()
+        return datetime.now(UTC) + timedelta(seconds=0.0 if math.isinf(due_in_s) else max(0.0, due_in_s))
+
+    def _has_unconfirmed(self) -> bool:
+        return bool(self.buffer.held_events) or (self.spool is not None and self.spool.has_unsent)
+
+    def _oldest_at(self) -> float:
+        """When the oldest event that is not confirmed was accepted; infinity when there is none."""
+        return self.buffer.oldest_at if self.spool is None else min(self.buffer.oldest_at, self.spool.oldest_at)
+
+    def _is_away(self) -> bool:
+        return self.breaker.is_tripped
+
+    def _watch(self) -> None:
+        if self.keeper is not None:
+            self.keeper.watch()
+
+    def _listen(self) -> None:
+        """For receipts, while there is a journal; of its own accord nobody starts that thread again."""
+        if self.spool is not None and not self._is_finishing:
+            self.answers.watch(self.spool if self.spool.is_journal or self.spool.has_journal else None)
 
     def _supervise(self) -> None:
         if not self.sender.is_running:
             processes.close_at_exit(self)
             self.sender.start()
+            if self.options.durability == "journal":
+                self._listen()
         self._tell_late()
-
-    def _stop_watching(self) -> None:
-        processes.forget(self)
 
     def _tell_late(self) -> None:
         """The alarm is on the age of the oldest event: a thread may be alive and do nothing."""
         now = time.monotonic()
-        if now <= self.buffer.late_at:
+        oldest_at = self._oldest_at()
+        if now <= oldest_at + self.options.late_after_s or now < self._next_late_alarm:
             return
-        self.buffer.late_at = now + self.options.late_after_s
+        self._next_late_alarm = self.buffer.late_at = now + self.options.late_after_s
+        events = self.buffer.held_events + (0 if self.spool is None else self.spool.unsent)
         logger.error(
             "%s: %d events wait for the broker, the oldest for %.0f s (last error: %s)",
             self.options.name,
-            self.buffer.held_events,
-            now - self.buffer.oldest_at,
+            events,
+            now - oldest_at,
             self.sender.last_error,
-            extra={"action": "events_late", "events": self.buffer.held_events},
+            extra={"action": "events_late", "events": events},
         )
 
     def _tell_dropped(self, count: int, reason: str) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Self
 from penstock_producers import processes
 from penstock_producers.clock import process_clock, version_of
 from penstock_producers.keys import key_json
-from penstock_producers.options import OnDrop, Options, Policy
+from penstock_producers.options import Durability, OnDrop, Options, Policy
 from penstock_producers.outbox import Outbox
 from penstock_producers.receipt import Receipt
+from penstock_producers.spool.folder import address_of
 from penstock_producers.status import Status
 from penstock_producers.transports import Broker, broker_for
 from penstock_schemas import Record, RecordTooLarge
@@ -38,6 +39,13 @@ class Producer:
         policy:
             When the buffer is full. "drop_newest" and "drop_oldest" count and report what they drop. "block" waits for room,
             for at most `block_timeout_s`; "raise" does not wait.
+        durability:
+            "spill" holds events in memory, and moves them to disk when the broker is away, memory is full or the process ends.
+            "journal" writes each to disk before `publish` returns and keeps it there until the worker has stored it. "memory"
+            has no disk.
+        fsync: Have the disk confirm each write, which survives a power loss, and takes milliseconds.
+        spool_folder: Of the files; default: PENSTOCK_SPOOL_FOLDER, else ~/.local/state/penstock/spool. May be shared.
+        spool_max_bytes: Of this process's file. Over it, and on a full disk, `policy` decides.
         max_events: Events held in memory at most, those under way included.
         max_bytes: Bytes of serialised events held at most. A single larger one is taken when nothing else is held.
         linger_s: How long an event waits for others to share its message.
@@ -60,6 +68,10 @@ class Producer:
         broker_url: str,
         *,
         name: str | None = None,
+        durability: Durability = "spill",
+        fsync: bool = False,
+        spool_folder: str | Path | None = None,
+        spool_max_bytes: int = 1024 * 1024 * 1024,
         policy: Policy = "drop_newest",
         max_events: int = 100_000,
         max_bytes: int = 64 * 1024 * 1024,
@@ -94,9 +106,13 @@ class Producer:
             timeout_s=timeout_s,
             exit_deadline_s=exit_deadline_s,
             on_drop=on_drop,
+            durability=durability,
+            fsync=fsync,
+            spool_folder=Path(spool_folder) if spool_folder is not None else None,
+            spool_max_bytes=spool_max_bytes,
         )
         self._broker = broker or broker_for(broker_url, queue, timeout_s)
-        self._outbox = Outbox(options, self._broker)
+        self._outbox = Outbox(options, self._broker, address_of(broker_url, queue))
         processes.renew_after_fork(self)
 
     def publish(self, record: Record, *, occurred_at: datetime | None = None) -> Receipt:
@@ -146,6 +162,15 @@ class Producer:
         """Send what was accepted so far without lingering, and wait. Whether the broker has confirmed all of it (but drops)."""
         return self._outbox.flush(timeout_s)
 
+    def sync(self, timeout_s: float = 10.0) -> bool:
+        """
+        Try now, also while the broker counts as away, and wait: for what is in memory, on disk and left by killed processes.
+
+        Returns:
+            Whether the broker has confirmed all of it (but drops).
+        """
+        return self._outbox.sync(timeout_s)
+
     def barrier(self, timeout_s: float = 10.0) -> bool:
         """
         Wait until everything published before it in this process has ended, dead letters and drops included.
@@ -167,9 +192,10 @@ class Producer:
         Send the rest, say that it was the last, and end. Closing twice is fine.
 
         Args:
-            timeout_s: None takes `exit_deadline_s`. What is not confirmed by then is dropped: counted in `status().dropped` and
-                told to `on_drop`. The worker's ledger cannot learn it, for nothing more is sent: there these events are
-                missing, not dropped.
+            timeout_s: None takes `exit_deadline_s`. What is not confirmed by then goes to disk, where the next producer of the
+                folder finds it. With durability "memory", or when the disk refuses, it is dropped: counted in
+                `status().dropped` and told to `on_drop`. The worker's ledger cannot learn that, for nothing more is sent: there
+                these events are missing, not dropped.
 
         Returns:
             Whether everything was confirmed.
@@ -198,7 +224,7 @@ class Producer:
     def renew(self) -> None:
         """In a forked child, before anything else: start anew."""
         parents = self._outbox
-        self._outbox = Outbox(parents.options, self._broker)
+        self._outbox = Outbox(parents.options, self._broker, parents.address)
         if parents.buffer.is_closing:
             self._outbox.begin_close()
         parents.leave_to_parent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
@@ -41,6 +42,27 @@ class Ranges:
             first, last = min(first, self._firsts[begin]), max(last, self._lasts[end - 1])
         self._firsts[begin:end] = [first]
         self._lasts[begin:end] = [last]
+
+    def remove(self, first: int, last: int) -> list[SeqRange]:
+        """Take numbers out; those that were in it."""
+        removed = self.within(first, last)
+        if removed:
+            begin, end = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
+            left = [(self._firsts[begin], first - 1), (last + 1, self._lasts[end - 1])]
+            left = [part for part in left if part[0] <= part[1]]
+            self._firsts[begin:end] = [part[0] for part in left]
+            self._lasts[begin:end] = [part[1] for part in left]
+        return removed
+
+    @property
+    def first(self) -> float:
+        """The lowest number, infinity when there is none."""
+        return self._firsts[0] if self._firsts else math.inf
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return sum(self._lasts) - sum(self._firsts) + len(self._firsts)
 
     def forget_lowest(self, count: int) -> None:
         """Take the lowest ranges out."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
 from penstock_producers.errors import TransportError
 from penstock_producers.options import Options
@@ -28,6 +28,11 @@ logger = logging.getLogger("penstock.producer")
 #: Envelopes and bytes of one turn: enough for pipelined confirms, and a bound for what is encoded at one time.
 _ENVELOPES_PER_TURN = 32
 _BYTES_PER_TURN = 4 * 1024 * 1024
+#: Envelopes of one turn that come from the spool: it catches up while what is published now does not wait for it.
+_SPOOLED_PER_TURN = 16
+#: What is risked of the spool on an attempt while the broker is away.
+_PROBE_EVENTS = 20
+_PROBE_BYTES = 64 * 1024
 
 
 class Sender:
@@ -36,9 +41,10 @@ class Sender:
 
     Args:
         connect: Gives a transport; called by the thread, so that nothing of it exists before.
+        breaker: Says how long to wait after a failure, and how much is risked on the next attempt.
         on_end: Called by the thread as its last act.
         on_failure: Called after each failed attempt.
-        jitter: A number between 0 and 1, anew at each call.
+        on_cut: Called before each attempt: events are in flight.
     """
 
     def __init__(
@@ -46,23 +52,26 @@ class Sender:
         options: Options,
         buffer: Buffer,
         connect: Callable[[], Transport],
+        breaker: Breaker,
         *,
         on_end: Callable[[], None],
         on_failure: Callable[[], None],
-        jitter: Callable[[], float] = random.random,
+        on_cut: Callable[[], None],
     ) -> None:
         self.is_running = False
         self.is_done = threading.Event()
-        self.failures = 0
+        self.breaker = breaker
         self.last_error: str | None = None
-        self.last_confirmed_at: datetime | None = None
+        self.last_sync_time: datetime | None = None
         self._options = options
         self._buffer = buffer
         self.transport: Transport | None = None
         self._connect = connect
         self._on_end = on_end
         self._on_failure = on_failure
-        self._jitter = jitter
+        self._on_cut = on_cut
+        #: Envelopes of this turn that are not confirmed.
+        self._unconfirmed: set[int] = set()
         # Reentrant, like the buffer's.
         self._start_lock = threading.RLock()
 
@@ -94,32 +103,54 @@ class Sender:
 
     def run_once(self) -> bool:
         """One turn: wait for something due and try once to deliver it. False when there will be nothing any more."""
-        was_closing = self._buffer.is_closing
+        urgency = self._buffer.urgency
         try:
-            envelopes = self._buffer.cut(_ENVELOPES_PER_TURN, _BYTES_PER_TURN)
+            envelopes = self._cut()
             if not envelopes:
-                return False
-            if self.transport is None:
-                self.transport = self._connect()
-            self.transport.send(envelopes, self._confirm)
-            if self._buffer.in_flight:
-                raise TransportError("the transport returned before all was confirmed")  # noqa: TRY301  # one way of failing
+                return not (self._buffer.is_closing or self._buffer.is_abandoned)
+            self.breaker.begin()
+            self._on_cut()
+            self._deliver(envelopes)
         except Exception as exc:  # noqa: BLE001  # also an error of ours must not end the thread silently
-            self._fail(exc, was_closing)
+            self._fail(exc, urgency)
+        finally:
+            if self._buffer.spool is not None:
+                self._buffer.spool.sweep()
+                self._buffer.spool.tell()
         return True
 
+    def _cut(self) -> list[Envelope]:
+        """Of memory and spool alike. While the broker is away one envelope is risked, not a large one if it can be helped."""
+        spool, options = self._buffer.spool, self._options
+        limit = 1 if self.breaker.is_tripped else _ENVELOPES_PER_TURN
+        envelopes = self._buffer.cut(limit, _BYTES_PER_TURN)[:limit]
+        if spool is None or not spool.has_unsent or (envelopes and limit == 1):
+            return envelopes
+        limit = min(limit, _SPOOLED_PER_TURN)
+        size = (_PROBE_EVENTS, _PROBE_BYTES) if limit == 1 else (options.batch_events, options.batch_bytes)
+        return envelopes + spool.take(limit, *size, self._buffer.reply_to)
+
+    def _deliver(self, envelopes: list[Envelope]) -> None:
+        self._unconfirmed = set(map(id, envelopes))
+        if self.transport is None:
+            self.transport = self._connect()
+        self.transport.send(envelopes, self._confirm)
+        if self._unconfirmed:
+            raise TransportError("the transport returned before all was confirmed")
+
     def _confirm(self, envelope: Envelope) -> None:
+        self._unconfirmed.discard(id(envelope))
         self._buffer.confirm(envelope)
-        self.last_confirmed_at = datetime.now(UTC)
-        if self.failures:
-            logger.info("the broker of %s answers again after %d failures", self._options.name, self.failures)
-        self.failures = 0
+        self.last_sync_time = datetime.now(UTC)
+        if self.breaker.failures:
+            logger.info("the broker of %s answers again after %d failures", self._options.name, self.breaker.failures)
+        self.breaker.succeed()
         self.last_error = None
 
-    def _fail(self, exc: Exception, was_closing: bool) -> None:
+    def _fail(self, exc: Exception, urgency: int) -> None:
         self.last_error = str(exc) or type(exc).__name__
-        self.failures += 1
-        if self.failures == 1:
+        delay_s = self.breaker.fail(time.monotonic(), is_urgent=self._buffer.is_closing)
+        if self.breaker.failures == 1:
             logger.warning(
                 "%s: not delivered, the events stay and it is tried again: %s",
                 self._options.name,
@@ -128,13 +159,7 @@ class Sender:
                 extra={"action": "send_failed"},
             )
         self._on_failure()
-        self._buffer.wait_to_retry(self._delay_s(), was_closing)
-
-    def _delay_s(self) -> float:
-        """Twice as long after each failure, and jittered, so that a broker that comes back is not met by all at once."""
-        doublings = 0 if self._buffer.is_closing else min(self.failures - 1, 16)
-        longest = min(self._options.retry_max_s, self._options.retry_min_s * (1 << doublings))
-        return longest * (0.5 + self._jitter() / 2)
+        self._buffer.wait_to_retry(delay_s, urgency)
 
     def _close_transport(self) -> None:
         transport, self.transport = self.transport, None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock_producers.errors import TransportError
+from penstock_producers.options import Durability
 from penstock_producers.producer import Producer
 from penstock_producers.transports import Mailbox, Transport
 from penstock_producers.transports.memory_mailbox import MemoryMailbox, MemoryPost
@@ -105,10 +106,12 @@ class MemoryProducer(Producer):
     In a forked child it starts empty: what the child publishes is seen in the child only.
     """
 
-    def __init__(self, *, name: str = "test", linger_s: float = 0.0, **options: Any) -> None:
+    def __init__(self, *, name: str = "test", linger_s: float = 0.0, durability: Durability = "memory", **options: Any) -> None:
         # The sender's thread must not hold the producer: dropping the last reference to it closes it.
         self.transport = transport = MemoryTransport()
-        super().__init__("memory://", name=name, linger_s=linger_s, broker=MemoryBroker(transport), **options)
+        super().__init__(
+            "memory://", name=name, linger_s=linger_s, durability=durability, broker=MemoryBroker(transport), **options
+        )
 
     @property
     def events(self) -> list[PublishedEvent]:

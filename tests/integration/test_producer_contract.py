@@ -154,7 +154,7 @@ def test_many_arrive_once_and_in_order(broker: Broker) -> None:
         producer.publish_many(pairs(1_000))
         assert producer.flush(30)
         status = producer.status()
-        assert (status.confirmed, status.pending_events, status.failures) == (1_000, 0, 0)
+        assert (status.confirmed, status.pending_writes, status.failures) == (1_000, 0, 0)
     received = broker.read()
     assert seqs(received) == list(range(1_000))
     numbers = [event["data"]["number"] for message in received for event in message.body["events"]]
@@ -212,7 +212,7 @@ def test_an_outage_delays_everything_and_costs_only_what_had_no_room(broker: Bro
         assert slowest < 5  # it waits for nobody; how fast it is, test_broker_away measures
         eventually(lambda: producer.status().failures > 1)
         status = producer.status()
-        assert (status.pending_events, status.dropped) == (500, {"buffer_full": 100})
+        assert (status.pending_writes, status.dropped) == (500, {"buffer_full": 100})
         assert status.last_error
         assert "\n" not in status.last_error
         broker.start()

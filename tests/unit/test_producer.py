@@ -143,14 +143,14 @@ def test_publish_neither_blocks_nor_raises_while_the_broker_is_away_and_nothing_
         assert time.monotonic() - started < 30
         eventually(lambda: producer.status().failures > 2)
         status = producer.status()
-        assert (status.pending_events, status.is_synced, status.last_error) == (1_000, False, "the memory broker is away")
+        assert (status.pending_writes, status.is_synced, status.last_error) == (1_000, False, "the memory broker is away")
         assert producer.flush(0.01) is False
         producer.transport.is_away = False
         assert producer.flush(60) is True
         status = producer.status()
-        assert (status.confirmed, status.pending_events, status.pending_bytes, status.last_error) == (1_000, 0, 0, None)
+        assert (status.confirmed, status.pending_writes, status.pending_bytes, status.last_error) == (1_000, 0, 0, None)
         assert status.is_synced
-        assert status.last_confirmed_at is not None
+        assert status.last_sync_time is not None
         assert [event.seq for event in producer.events] == list(range(1_000))
 
 
@@ -165,7 +165,7 @@ def test_memory_is_bounded_while_the_broker_is_away() -> None:
         tracemalloc.stop()
         status = producer.status()
         assert status.pending_bytes <= 1_000_000
-        assert status.dropped["buffer_full"] + status.pending_events == 20_000
+        assert status.dropped["buffer_full"] + status.pending_writes == 20_000
     assert peak < 8_000_000
 
 
@@ -296,7 +296,7 @@ def test_a_signal_handler_may_publish() -> None:
         accepted = producer.status().accepted
         assert accepted > 20_000
         assert sorted(event.seq for event in producer.events) == list(range(accepted))
-        assert (producer.status().pending_events, producer.status().pending_bytes) == (0, 0)
+        assert (producer.status().pending_writes, producer.status().pending_bytes) == (0, 0)
 
 
 def test_threads_share_a_producer() -> None:

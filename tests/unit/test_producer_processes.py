@@ -79,7 +79,7 @@ def test_a_forked_child_starts_anew_and_the_parents_events_stay_the_parents() ->
             producer.close()
             return {
                 "epoch": str(receipt.epoch),
-                "before": [before.accepted, before.pending_events, before.is_sending],
+                "before": [before.accepted, before.pending_writes, before.is_sending],
                 "seqs": seqs,
                 "closed": producer.transport.envelopes[-1].is_closed,
             }

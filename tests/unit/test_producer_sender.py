@@ -21,12 +21,12 @@ def test_what_fails_is_sent_again_first_and_in_order() -> None:
     buffer.accept_many([EVENT] * 4)
     assert sender.run_once()
     buffer.accept_many([EVENT] * 2)
-    assert (sender.failures, sender.last_error) == (1, "told to fail")
+    assert (sender.breaker.failures, sender.last_error) == (1, "told to fail")
     assert sender.run_once()
     assert sender.run_once()
     attempts = [[numbers(envelope) for envelope in attempt] for attempt in transport.attempts]
     assert attempts == [[[0, 1], [2, 3]], [[0, 1], [2, 3]], [[4, 5]]]
-    assert (sender.failures, sender.last_error, buffer.held_events, buffer.confirmed) == (0, None, 0, 6)
+    assert (sender.breaker.failures, sender.last_error, buffer.held_events, buffer.confirmed) == (0, None, 0, 6)
 
 
 def test_what_was_confirmed_before_the_failure_is_not_sent_again() -> None:
@@ -83,15 +83,6 @@ def test_a_transport_that_cannot_be_made_is_tried_again() -> None:
     assert buffer.confirmed == 1
 
 
-def test_delays_double_and_end_at_the_longest() -> None:
-    sender = make_sender(make_buffer(), ScriptedTransport(), retry_min_s=0.1, retry_max_s=5.0)
-    delays = []
-    for failures in (1, 2, 3, 6, 7, 100):
-        sender.failures = failures
-        delays.append(sender._delay_s())
-    assert delays == pytest.approx([0.1, 0.2, 0.4, 3.2, 5.0, 5.0])
-
-
 def test_the_dropped_ranges_of_a_failed_envelope_are_not_lost() -> None:
     buffer = make_buffer(batch_events=1, max_events=1)
     transport = ScriptedTransport(0)
@@ -111,7 +102,7 @@ def test_a_dead_thread_is_replaced_by_the_next_event(caplog: pytest.LogCaptureFi
     ):
         producer.publish(PAIR)
         eventually(lambda: transports[0].attempts and not producer.status().is_sending)
-        assert (producer.status().pending_events, transports[0].is_closed) == (1, True)
+        assert (producer.status().pending_writes, transports[0].is_closed) == (1, True)
         producer.publish(PAIR)
         assert producer.flush(60)
     assert [number for envelope in transports[1].confirmed for number in numbers(envelope)] == [0, 1]

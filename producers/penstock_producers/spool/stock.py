@@ -1,0 +1,219 @@
+"""
+What one spool file holds and how far each event of it is. Numbers are kept as ranges, so that a million cost nothing.
+
+    rows       in the file, and not done
+    unsent     of these, to be sent from the file (the others are in memory too, or wait for their receipt)
+    awaiting   of these, confirmed by the broker and without a receipt (journal)
+    done       no longer needed, and still in the file: deleted many at a time
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from penstock_producers.ranges import Ranges
+from penstock_producers.spool.file import SpoolFile, SpoolRefused
+from penstock_producers.spool.folder import Lock
+from penstock_schemas.answer import SeqRange
+from penstock_schemas.wire import Envelope
+
+__all__ = ["Stock"]
+
+#: Seconds after its confirm that a receipt may take, before it is asked for.
+_RECEIPT_S = 5.0
+#: Ranges of one question.
+_MAX_RANGES = 300
+#: Seconds between the ages that are remembered of events in the file.
+_AGE_STEP_S = 1.0
+
+
+class Stock:
+    """
+    Not safe under threads by itself: the spool's lock guards it.
+
+    Args:
+        producer: The name that the events are sent under.
+        file: None for one that is emptied and gone; `append` and `journal` need one.
+        now: A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, epoch: UUID, producer: str, file: SpoolFile | None, lock: Lock, *, is_journal: bool, now: Callable[[], float]
+    ) -> None:
+        self.epoch = epoch
+        self.producer = producer
+        self.file = file
+        self.lock = lock
+        self.is_journal = is_journal
+        self.rows = Ranges()
+        self.unsent = Ranges()
+        self.done = Ranges()
+        #: The number after the last one; None when it is not known, because the tail was in the memory of a killed process.
+        self.next_seq: int | None = 0 if is_journal else None
+        #: Its end is still to be told: nobody else will, and nothing more will come.
+        self.is_end_due = False
+        self._awaiting: deque[tuple[float, int, int]] = deque()
+        #: (last number, when the oldest up to it was accepted), in order.
+        self._ages: deque[tuple[int, float]] = deque()
+        self._noted: tuple[int | None, int] = (0, 0)
+        self._now = now
+
+    @classmethod
+    def adopt(cls, epoch: UUID, file: SpoolFile, lock: Lock, now: Callable[[], float]) -> Stock:
+        """Of a file whose owner has ended. Raises SpoolRefused, SpoolCorrupt."""
+        meta = file.meta()
+        stock = cls(epoch, str(meta.get("producer", "")), file, lock, is_journal=bool(meta.get("journal")), now=now)
+        ranges = file.ranges()
+        sent_below = int(meta.get("sent_below", 0))
+        for first, last in ranges:
+            stock.rows.add(first, last)
+            if last >= sent_below:
+                stock.unsent.add(max(first, sent_below), last)
+            if first < sent_below:
+                # Confirmed when the owner lived: asked about, and sent again if nobody knows of them.
+                stock._awaiting.append((-math.inf, first, min(last, sent_below - 1)))
+        if stock.is_journal or "next_seq" in meta:
+            stock.next_seq = max(int(meta.get("next_seq", 0)), ranges[-1][1] + 1 if ranges else 0)
+            stock.is_end_due = stock.next_seq > 0
+        else:
+            stock.next_seq = None
+        stock._note_age(ranges[-1][1] if ranges else 0, now())
+        return stock
+
+    # --- coming
+
+    def append(self, rows: Sequence[tuple[int, bytes]], accepted_at: float) -> None:
+        """From memory; sent from the file from now on. Raises SpoolRefused, SpoolCorrupt."""
+        assert self.file is not None
+        self.file.append(rows)
+        for seq, _ in rows:
+            self.rows.add(seq, seq)
+            self.unsent.add(seq, seq)
+        self._note_age(rows[-1][0], accepted_at)
+
+    def journal(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Beside memory, numbered without gaps; all or none. Raises SpoolRefused, SpoolCorrupt."""
+        assert self.file is not None
+        self.file.append(rows)
+        first, last = rows[0][0], rows[-1][0]
+        self.rows.add(first, last)
+        self.next_seq = max(self.next_seq or 0, last + 1)
+
+    def leave_unsent(self, seq: int, accepted_at: float) -> None:
+        """There was no room in memory beside it."""
+        self.unsent.add(seq, seq)
+        self._note_age(seq, accepted_at)
+
+    def _note_age(self, last: int, accepted_at: float) -> None:
+        if self._ages and accepted_at < self._ages[-1][1] + _AGE_STEP_S:
+            self._ages[-1] = (max(last, self._ages[-1][0]), min(accepted_at, self._ages[-1][1]))
+        else:
+            self._ages.append((last, accepted_at))
+
+    @property
+    def oldest_at(self) -> float:
+        """When about the oldest event that is to be sent was accepted; infinity when there is none."""
+        while self._ages and self._ages[0][0] < self.unsent.first:
+            self._ages.popleft()
+        if not self.unsent:
+            return math.inf
+        return self._ages[0][1] if self._ages else self._now()
+
+    # --- going
+
+    def next_envelope(self, start: int, limit_events: int, limit_bytes: int, reply_to: str | None) -> Envelope | None:
+        """The next events to be sent from `start` on, numbered without gaps. Raises SpoolRefused, SpoolCorrupt."""
+        for first, last in self.unsent.within(start, min(start + (1 << 60), 1 << 62)):
+            assert self.file is not None
+            rows = self.file.read(first, min(last, first + limit_events - 1), limit_bytes)
+            events = [event for place, (seq, event) in enumerate(rows, first) if seq == place]
+            if events:
+                return Envelope(self.producer, self.epoch, first, events, (), reply_to)
+            self.unsent.remove(first, rows[0][0] - 1 if rows else min(last, first + limit_events - 1))
+        return None
+
+    def closing_envelope(self) -> Envelope | None:
+        """That nothing more will come of this epoch, once its events are sent."""
+        if not self.is_end_due or self.unsent or self.next_seq is None:
+            return None
+        return Envelope(self.producer, self.epoch, self.next_seq, is_closed=True)
+
+    def confirm(self, first: int, last: int) -> int:
+        """The broker has these, sent from memory or from here. How many were counted as to be sent from here."""
+        count = sum(end - begin + 1 for begin, end in self.unsent.remove(first, last))
+        if self.is_journal:
+            self._awaiting.extend((self._now(), begin, end) for begin, end in self.rows.within(first, last))
+        else:
+            self.settle(first, last)
+        return count
+
+    def settle(self, first: int, last: int) -> None:
+        """These are done for good."""
+        for begin, end in self.rows.remove(first, last):
+            self.unsent.remove(begin, end)
+            self.done.add(begin, end)
+
+    def lose(self, first: int, last: int) -> bool:
+        """The broker has lost these: they are to be sent again. Whether there are any."""
+        lost = self.rows.within(first, last)
+        for begin, end in lost:
+            self.unsent.add(begin, end)
+            self._note_age(end, self._now())
+        return bool(lost)
+
+    def overdue(self) -> list[SeqRange]:
+        """What was confirmed some time ago and has no receipt."""
+        overdue = Ranges()
+        while self._awaiting and self._awaiting[0][0] < self._now() - _RECEIPT_S:
+            _, first, last = self._awaiting.popleft()
+            for begin, end in self.rows.within(first, last):
+                overdue.add(begin, end)
+        for first, last in self.unsent:
+            overdue.remove(first, last)
+        self._awaiting.extendleft((-math.inf, first, last) for first, last in reversed(list(overdue)))
+        return list(overdue)[:_MAX_RANGES]
+
+    def sweep(self) -> None:
+        """Delete what is done. Raises SpoolRefused: it is tried again."""
+        if not self.done or self.file is None:
+            return
+        if self.is_journal:
+            self.note()
+        try:
+            self.file.delete(list(self.done))
+        except SpoolRefused:
+            if self.rows or self.is_journal:
+                raise
+            # On a full disk nothing can be deleted inside the file; the whole file can.
+            file, self.file = self.file, None
+            file.remove()
+        self.done = Ranges()
+        if not self.rows and self.file is not None and self.file.is_large:
+            self.file.shrink()
+
+    def note(self, sent_below: int | None = None) -> None:
+        """For who adopts the file: how far numbers were given, and how far the broker has confirmed. Raises SpoolRefused."""
+        facts = (self.next_seq, self._noted[1] if sent_below is None else sent_below)
+        if self.file is None or facts == self._noted or self.next_seq is None:
+            return
+        self.file.set_meta(next_seq=facts[0], sent_below=facts[1])
+        self._noted = facts
+
+    def close(self) -> None:
+        """Give the file back: removed when nothing is in it, else an orphan from now on."""
+        is_done = not self.rows and not self.is_end_due
+        if self.file is not None:
+            try:
+                if is_done:
+                    self.file.remove()
+                else:
+                    self.sweep()
+                    self.file.close()
+            except SpoolRefused:
+                is_done = False
+                self.file.close()
+            self.file = None
+        self.lock.release(is_done=is_done)
