@@ -129,10 +129,18 @@ class Buffer:
         """Like `accept` for each; under the policy "raise" all of them or none."""
         if self._options.policy != "raise":
             return [self.accept(event) for event in events]
+        size = sum(map(len, events))
+        while not self._has_room(size, len(events)) and self.move_to_spool():
+            pass
         with self.lock:
-            if not self._has_room(sum(map(len, events)), len(events)):
+            if not self._has_room(size, len(events)):
                 raise BufferFull(self._full())
             return [self.accept(event) for event in events]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next event may have to move others to the spool first."""
+        return self.held_events >= self._max_events or self.held_bytes >= self._max_bytes
 
     def _has_room(self, size: int, count: int = 1) -> bool:
         if self.held_events + count > self._max_events:

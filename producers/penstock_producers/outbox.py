@@ -73,6 +73,11 @@ class Outbox:
         self.buffer.spool = self.spool = spool
         self.keeper = Keeper(self.options, buffer, spool, is_away=self._is_away, on_turn=self._listen)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether accepting may wait for room or for the disk."""
+        return self.options.policy == "block" or self.options.durability == "journal" or self.buffer.is_full
+
     def accept(self, event: bytes) -> int:
         """See `Buffer.accept`."""
         if not self.sender.is_running and self.options.policy == "block":
@@ -180,6 +185,7 @@ class Outbox:
                 pending_bytes=buffer.held_bytes,
                 spooled=spooled,
                 unreceipted=0 if spool is None else spool.unreceipted,
+                adopted=0 if spool is None else spool.adopted,
                 oldest_age_s=age_s,
                 is_late=age_s > self.options.late_after_s,
                 is_sending=sender.is_running,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -170,6 +171,26 @@ class Producer:
             Whether the broker has confirmed all of it (but drops).
         """
         return self._outbox.sync(timeout_s)
+
+    def await_receipts(self, timeout_s: float = 10.0) -> bool:
+        """Durability "journal": wait until everything on disk is stored or dead-lettered; whether it is."""
+        return self._outbox.await_receipts(timeout_s)
+
+    def apublish(self, record: Record, *, occurred_at: datetime | None = None) -> Coroutine[Any, Any, Receipt]:
+        """
+        Like `publish`, and never blocks the event loop.
+
+        The record is serialised, and its version given, when this is called; it is accepted when it is awaited, or made a task
+        of. Where accepting may wait, for room (policy "block") or for the disk (durability "journal"), a thread does it;
+        cancelling then does not undo it.
+        """
+        return self._accept_soon(_upsert(record, occurred_at))
+
+    async def _accept_soon(self, event: bytes) -> Receipt:
+        outbox = self._outbox
+        if outbox.may_wait:
+            return Receipt(outbox.epoch, await asyncio.to_thread(outbox.accept, event), outbox.answers)
+        return Receipt(outbox.epoch, outbox.accept(event), outbox.answers)
 
     def barrier(self, timeout_s: float = 10.0) -> bool:
         """

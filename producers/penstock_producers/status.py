@@ -25,6 +25,7 @@ class Status:
         pending_bytes: Of those in memory.
         spooled: On disk and not confirmed; also those adopted from processes that have ended.
         unreceipted: On disk until the worker says that they are stored or dead-lettered; durability "journal", also adopted.
+        adopted: Events found in files of processes that have ended, so far.
         oldest_age_s: How long the oldest pending event waits; 0 when none does. The figure to put an alarm on.
         is_late: The oldest pending event waits longer than `late_after_s`.
         is_sending: The background thread runs; it starts with the first event.
@@ -45,6 +46,7 @@ class Status:
     pending_bytes: int
     spooled: int
     unreceipted: int
+    adopted: int
     oldest_age_s: float
     is_late: bool
     is_sending: bool

@@ -204,7 +204,7 @@ def sockets() -> set[str]:
 
 
 def test_an_outage_delays_everything_and_costs_only_what_had_no_room(broker: Broker) -> None:
-    with broker.producer(max_events=500) as producer:
+    with broker.producer(max_events=500, durability="memory") as producer:
         producer.publish_many(pairs(3))
         assert producer.flush(30)
         broker.stop()
@@ -234,7 +234,7 @@ def test_a_broker_that_freezes_holds_up_nobody(broker: Broker) -> None:
         try:
             producer.publish_many(pairs(5))
             eventually(lambda: producer.status().failures)
-            impatient = broker.producer(timeout_s=20)
+            impatient = broker.producer(timeout_s=20, durability="memory")
             if isinstance(broker, Twin):
                 broker.freeze()
             impatient.publish_many(pairs(5))

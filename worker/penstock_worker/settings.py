@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     held_replay_max_pause_s: float = Field(600, gt=0, description="Seconds that equal held letters wait at most, once tried")
     held_letters_per_run: int = Field(5_000, ge=1, description="Held letters that one look replays at most")
 
+    spool_folder: Path | None = Field(None, description="Where producers of this machine spool; empty takes their default")
+    adopt_every_s: float = Field(60, gt=0, description="Seconds between two looks for spool files of killed producers")
+    adopt_time_limit_s: float = Field(30, gt=0, description="Seconds that one look may send what it found")
+
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")

@@ -25,11 +25,23 @@ from uuid import UUID
 from penstock_producers.spool import forks
 from penstock_producers.spool.file import files_of
 
-__all__ = ["SPOOL", "Lock", "address_of", "default_folder", "destination_of", "orphans", "prepare", "set_aside"]
+__all__ = [
+    "CORRUPT",
+    "SPOOL",
+    "Lock",
+    "address_of",
+    "default_folder",
+    "destination_of",
+    "is_owned",
+    "orphans",
+    "prepare",
+    "set_aside",
+]
 
 logger = logging.getLogger("penstock.producer")
 
 SPOOL = ".spool"
+CORRUPT = ".corrupt"
 _LOCK = ".lock"
 _PORTS = {"redis": 6379, "amqp": 5672}
 
@@ -105,6 +117,18 @@ def _close(descriptor: int) -> None:
             os.close(descriptor)
 
 
+def is_owned(spool: Path) -> bool:
+    """Whether a living process has the file's lock."""
+    try:
+        with spool.with_suffix(_LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def orphans(folder: Path) -> Iterator[tuple[Path, Lock]]:
     """Files that nobody owns, locked for the caller, oldest epoch first. What a killed process left half made is removed."""
     for path in sorted(_listed(folder)):
@@ -134,7 +158,7 @@ def _listed(folder: Path) -> set[Path]:
 
 def set_aside(spool: Path, reason: str) -> None:
     """Rename a file that cannot be read, so that it is not met again, and tell a person."""
-    aside = spool.with_name(spool.name + ".corrupt")
+    aside = spool.with_name(spool.name + CORRUPT)
     with suppress(OSError):
         # Under names by which SQLite's own tools still find the log of it.
         for source, target in zip(files_of(spool), files_of(aside), strict=True):

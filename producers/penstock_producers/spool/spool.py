@@ -65,6 +65,8 @@ class Spool:
         #: No append is tried before this time: the disk has just refused one.
         self.refused_until = -math.inf
         self.is_closed = False
+        #: Events taken over from processes that have ended.
+        self.adopted = 0
         #: No file is read before this time: a disk has just refused that.
         self._unreadable_until = -math.inf
 
@@ -299,6 +301,7 @@ class Spool:
                     stock.close()
                     break
                 self._adopted.append(stock)
+                self.adopted += stock.rows.count
                 self._look(stock)
             adopted += 1
             logger.info(

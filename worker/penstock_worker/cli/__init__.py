@@ -27,6 +27,7 @@ _COMMANDS = (
     "flower",
     "migrate",
     "publish",
+    "spool",
     "status",
     "health",
     "audit",

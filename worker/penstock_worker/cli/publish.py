@@ -27,7 +27,7 @@ from penstock_schemas import Record, Registry, load_registry
 from penstock_schemas.wire import MAX_MESSAGE_BYTES, QUEUE
 from penstock_worker.errors import ConfigurationError
 
-__all__ = ["register"]
+__all__ = ["find_broker", "register"]
 
 #: Longer than any record with its type around it. What is longer is read past, never into memory.
 _MAX_LINE_BYTES = 2 * MAX_MESSAGE_BYTES
@@ -205,19 +205,26 @@ def _progress() -> Progress:
 
 
 def _producer(broker_url: str | None, queue: str | None, timeout_s: float) -> Producer:
-    url = broker_url or os.environ.get("PENSTOCK_BROKER_URL") or _running_broker()
-    if not url:
-        raise ConfigurationError("no broker and no `penstock up` in this folder: give --broker-url or set PENSTOCK_BROKER_URL")
+    url = find_broker(broker_url)
     try:
         return Producer(
             url,
             name="penstock-publish",
             policy="block",
+            durability="memory",  # what is not delivered is told, and published again by who runs the command again
             block_timeout_s=timeout_s,
             queue=queue or os.environ.get("PENSTOCK_QUEUE") or QUEUE,
         )
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
+
+
+def find_broker(broker_url: str | None) -> str:
+    """The URL given, else the environment's, else that of a running stack; raises ConfigurationError where there is none."""
+    url = broker_url or os.environ.get("PENSTOCK_BROKER_URL") or _running_broker()
+    if not url:
+        raise ConfigurationError("no broker and no `penstock up` in this folder: give --broker-url or set PENSTOCK_BROKER_URL")
+    return url
 
 
 def _running_broker() -> str | None:

@@ -10,6 +10,7 @@ from celery import Celery
 
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
+from penstock_worker.maintenance.adopt import adopt_spools
 from penstock_worker.maintenance.held import replay_held
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
@@ -27,6 +28,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """What beat sends, and how often. A run that is not taken before the next one is due expires."""
     every_s = {
         "partitions": ("penstock.make_partitions", PARTITIONS_EVERY_S),
+        "adopt": ("penstock.adopt_spools", settings.adopt_every_s),
         "held": ("penstock.replay_held", settings.held_replay_every_s),
     }
     return {
@@ -54,7 +56,12 @@ def register_maintenance(app: Celery, settings: Settings, registry: Registry) ->
         """Replay held letters that can be stored by now; at most `held_letters_per_run`. Safe to run twice."""
         return replay_held(settings, registry)
 
-    del make_partitions, replay_held_letters  # they live in app.tasks
+    @app.task(name="penstock.adopt_spools", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+    def adopt() -> dict[str, Any]:
+        """Send what killed producers left in the spool folder; for at most `adopt_time_limit_s`. Safe to run twice."""
+        return adopt_spools(settings)
+
+    del make_partitions, replay_held_letters, adopt  # they live in app.tasks
 
 
 def _make_partitions(connection: Connection, record: RecordType) -> list[str]:
