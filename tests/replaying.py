@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from penstock_schemas.record import Record
+from penstock_schemas.records import guardian, scheduler, translation
 from penstock_schemas.registry import Registry, load_registry
 from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event, new_epoch
 from penstock_worker.ingest.message import RawMessage
@@ -35,7 +36,9 @@ def event(type: str, data: Any, version: int = VERSION, op: str = "upsert") -> b
 
 def without(*types: str) -> Registry:
     """The built-in types but these."""
-    return Registry([record.model for record in load_registry().values() if record.name not in types])
+    found = (record for module in (guardian, scheduler, translation) for record in vars(module).values())
+    records = [record for record in found if isinstance(record, type) and "__record__" in vars(record)]
+    return Registry(record for record in records if record.__record__.type not in types)
 
 
 class Office:

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from penstock_worker.ingest.write import Writer
 from penstock_worker.letters.replay import PAGE_BYTES, PAGE_LETTERS, Replay
-from penstock_worker.letters.summary import Summary
+from penstock_worker.letters.summary import Summary, add_counts
 from penstock_worker.settings import Settings
 from penstock_worker.store import replay_pauses
 from penstock_worker.store.connection import Connection
@@ -105,4 +105,4 @@ class HeldReplay:
     def _add(self, summary: Summary) -> None:
         self._summary.letters += summary.letters
         self._summary.remaining += summary.remaining
-        self._summary.outcomes.update(summary.outcomes)
+        add_counts(self._summary.outcomes, summary.outcomes)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-__all__ = ["Ending", "Group", "RowChange", "Summary"]
+__all__ = ["Ending", "Group", "RowChange", "Summary", "add_counts"]
+
+
+def add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts by name."""
+    for name, count in more.items():
+        total[name] = total.get(name, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Group:
     fingerprint: str
     letters: int = 0
     remaining: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
     #: Why one of them remains.
     reason: str | None = None
     detail: str | None = None
@@ -61,7 +67,7 @@ class Summary:
     letters: int = 0
     remaining: int = 0
     busy: list[UUID] = field(default_factory=list)
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     endings: list[Ending] = field(default_factory=list)
     rows: list[RowChange] = field(default_factory=list)
@@ -70,11 +76,11 @@ class Summary:
         """Count a letter; the first `shown` ones are kept."""
         self.letters += 1
         self.remaining += ending.remaining
-        self.outcomes.update(ending.outcomes)
+        add_counts(self.outcomes, ending.outcomes)
         group = self.groups.setdefault(ending.fingerprint, Group(ending.fingerprint))
         group.letters += 1
         group.remaining += ending.remaining
-        group.outcomes.update(ending.outcomes)
+        add_counts(group.outcomes, ending.outcomes)
         if ending.remaining and group.reason is None:
             group.reason, group.detail = ending.reason, ending.detail
         if len(self.endings) < shown:

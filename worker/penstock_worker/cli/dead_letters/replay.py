@@ -108,7 +108,7 @@ def _as_json(summary: Summary, left: int, *, is_rehearsal: bool) -> dict[str, An
         "letters": summary.letters,
         "remaining": summary.remaining,
         "busy": left,
-        "events": dict(summary.outcomes),
+        "events": summary.outcomes,
         "groups": [asdict(group) for group in summary.groups.values()],
         "examples": [asdict(ending) for ending in summary.endings],
         "rows": [asdict(row) for row in summary.rows],
