@@ -119,7 +119,7 @@ def producer_killed(site: Site, fault: Fault) -> str:
     process = writer.process
     process.kill()
     pid, code = process.pid, process.exit_code
-    spooled = len(site.spooled())
+    spooled = len(site.spooled(site.spool))
     writer.start()
     if code != -signal.SIGKILL:
         raise Missed(f"{process.name} ended with {code}")
@@ -129,20 +129,20 @@ def producer_killed(site: Site, fault: Fault) -> str:
 def spool_full(site: Site, fault: Fault) -> str:
     """A producer whose broker is away runs out of room: what it then drops it counts, and says so when the broker is back."""
     proxy = Proxy(site.to_broker.target_port)
+    site.extra_proxies.append(proxy)
     proxy.is_closed = True
-    name = f"tight{fault.number}"
-    is_journaled = site.draw(fault.number).random() < 0.5
-    writer = Writer(site, name, is_journaled=is_journaled, spool=site.folder / f"spool-{name}", room=_ROOM_BYTES)
+    name, is_journaled = f"tight{fault.number}", site.draw(fault.number).random() < 0.5
+    writer = Writer(
+        site, name, is_journaled=is_journaled, spool=site.folder / f"spool-{name}", port=proxy.port, room=_ROOM_BYTES
+    )
     site.past_writers.append(writer)
     try:
-        writer.start(proxy.port)
+        writer.start()
         dropped = until(lambda: _dropped(writer), what="a producer without room")
+    finally:
         proxy.is_closed = False
         writer.end()
-    finally:
-        writer.process.clean_up()
-        proxy.close()
-    return f"dropped {dropped}"
+    return f"{'journal' if is_journaled else 'spill'}, dropped {dropped}"
 
 
 def _dropped(writer: Writer) -> dict[str, int]:

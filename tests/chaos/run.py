@@ -178,15 +178,17 @@ def _settle(site: Site, outcome: Outcome, say: Say, stall_s: float) -> list[Publ
 
 def _adopt(site: Site, outcome: Outcome) -> None:
     """The next producer of each folder sends what the others left; nobody does anything by hand."""
-    for number, folder in enumerate(sorted(site.folder.glob("spool*"))):
-        adopter = Writer(site, f"adopter{number}", is_journaled=True, spool=folder)
+    places = {(writer.spool, writer.port) for writer in [*site.writers, *site.past_writers]}
+    for number, (folder, port) in enumerate(sorted(places)):
+        adopter = Writer(site, f"adopter{number}", is_journaled=True, spool=folder, port=port)
         site.past_writers.append(adopter)
-        adopter.start()
-        try:
-            _wait_for_empty(site, folder)
-        except Missed as exc:
-            outcome.errors.append(str(exc))
-        adopter.end()
+        deadline = time.monotonic() + 4 * STALL_S
+        # It may itself leave something: closing does not wait long for answers.
+        while site.spooled(folder) and time.monotonic() < deadline:
+            adopter.start()
+            with suppress(Missed):
+                _wait_for_empty(site, folder)
+            adopter.end()
         if left := site.spooled(folder):
             outcome.errors.append(f"left in {folder.name}: {', '.join(path.name for path in left)}")
 
@@ -198,7 +200,8 @@ def _wait_for_empty(site: Site, folder: Path) -> None:
 
 def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:
     """As long as outcomes keep coming; those that never come are the checker's to name."""
-    wanted = {one.key for one in published if one.is_accepted}
+    last_wipe = max(site.wiped_at, default=0.0)
+    wanted = {one.key for one in published if one.is_accepted and (one.is_journaled or one.at > last_wipe)}
     left, changed = -1, time.monotonic()
     while left and time.monotonic() - changed < stall_s:
         before, left = left, _count_missing(site, wanted)

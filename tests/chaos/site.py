@@ -63,11 +63,18 @@ class Shape:
 
 
 class Writer:
-    """One place for a producer process: killed, it is followed by another."""
+    """
+    One place for a producer process: killed, it is followed by another.
 
-    def __init__(self, site: Site, name: str, *, is_journaled: bool, spool: Path, room: int | None = None) -> None:
-        self.name, self.is_journaled = name, is_journaled
-        self._site, self._spool, self._room = site, spool, room
+    Args:
+        spool: The folder for what is not answered.
+        port: Of a proxy to the broker; what is spooled belongs to an address, so to this port.
+        room: Bytes that the spool may take; None for plenty.
+    """
+
+    def __init__(self, site: Site, name: str, *, is_journaled: bool, spool: Path, port: int, room: int | None = None) -> None:
+        self.name, self.is_journaled, self.spool, self.port = name, is_journaled, spool, port
+        self._site, self._room = site, room
         self._starts = 0
         self.processes: list[LocalProcess] = []
 
@@ -84,20 +91,20 @@ class Writer:
     def _log(self, start: int) -> Path:
         return self._site.folder / f"{self.name}-{start}.log"
 
-    def start(self, port: int | None = None) -> None:
-        """Start a process, through another proxy if need be, and wait until it publishes."""
-        self.launch(port)
+    def start(self) -> None:
+        """Start a process and wait until it publishes."""
+        self.launch()
         self.process.wait_ready(180)
 
-    def launch(self, port: int | None = None) -> None:
+    def launch(self) -> None:
         """Start a process, unless the run is being ended meanwhile."""
         if self._site.is_ending:
             return
         self._starts += 1
         mark = f"{self.name}-{self._starts}"
-        url = with_port(self._site.broker_url, port or self._site.to_broker.port)
+        url = with_port(self._site.broker_url, self.port)
         words = [sys.executable, "-m", "tests.chaos.writer", url, "--log", str(self.log), "--mark", mark]
-        words += ["--seed", f"{self._site.seed} {mark}", "--rate", str(self._site.shape.rate), "--spool", str(self._spool)]
+        words += ["--seed", f"{self._site.seed} {mark}", "--rate", str(self._site.shape.rate), "--spool", str(self.spool)]
         words += ["--durability", "journal" if self.is_journaled else "spill", "--started-at", str(self._site.started_at)]
         words += ["--culprit-one-in", str(self._site.shape.culprit_one_in)]
         words += ["--room", str(self._room)] if self._room else []
@@ -216,8 +223,9 @@ class Site:
     started_at: float = field(default_factory=time.time)
     workers: list[WorkerProcess] = field(default_factory=list)
     writers: list[Writer] = field(default_factory=list)
-    #: Writers that ended: they were made to run out of room.
+    #: Writers that ended: they were made to run out of room; and the proxies that led only them to the broker.
     past_writers: list[Writer] = field(default_factory=list)
+    extra_proxies: list[Proxy] = field(default_factory=list)
     #: When the broker lost its data, in seconds since 1970.
     wiped_at: list[float] = field(default_factory=list)
     #: Pool children of killed workers, which see that a moment later.
@@ -251,7 +259,7 @@ class Site:
         journal = [f"journal{number}" for number in range(self.shape.journal_writers)]
         spill = [f"spill{number}" for number in range(self.shape.spill_writers)]
         for name in [*journal, *spill]:
-            self.writers.append(Writer(self, name, is_journaled=name in journal, spool=self.spool))
+            self.writers.append(Writer(self, name, is_journaled=name in journal, spool=self.spool, port=self.to_broker.port))
             self.writers[-1].launch()
         for process in [*self.workers, *(writer.process for writer in self.writers)]:
             process.wait_ready(180)
@@ -277,9 +285,9 @@ class Site:
         found = [one for writer in [*self.writers, *self.past_writers] for one in writer.published()]
         return found + list(self.canary.published())
 
-    def spooled(self, folder: Path | None = None) -> list[Path]:
+    def spooled(self, folder: Path) -> list[Path]:
         """Files of events that are not answered yet."""
-        return sorted((folder or self.spool).glob("**/*.spool"))
+        return sorted(folder.glob("**/*.spool"))
 
     def waiting_messages(self) -> int:
         """Messages in the queue."""
@@ -296,6 +304,8 @@ class Site:
         for worker in self.workers:
             worker.clean_up()
         end_processes(self.orphans, within_s=0)
+        for proxy in self.extra_proxies:
+            proxy.close()
 
 
 def with_port(url: str, port: int) -> str:

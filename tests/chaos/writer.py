@@ -7,7 +7,6 @@ One producer process: publishes events at a steady rate until SIGTERM, and logs 
 from __future__ import annotations
 
 import argparse
-import inspect
 import random
 import signal
 import time
@@ -88,8 +87,6 @@ def make_producer(url: str, name: str, durability: str, spool: Path, room: int |
         room: Bytes that its spool may take, and hardly any memory: it will run out.
     """
     options: dict[str, Any] = {"durability": durability, "spool_folder": spool}
-    if "durability" not in inspect.signature(Producer).parameters:
-        options = {}
     if room:
         options |= {"spool_max_bytes": room, "max_events": 50}
     return Producer(url, name=name, linger_s=0.02, batch_events=10, timeout_s=3, retry_max_s=1, exit_deadline_s=20, **options)
