@@ -13,7 +13,20 @@ from uuid import UUID
 from penstock_schemas.wire import CONTENT_TYPE
 from penstock_worker.ingest.message import RawMessage
 
-__all__ = ["VERSION", "Case", "all_bad", "all_good", "envelope", "event", "job", "new_epoch", "one_bad", "pipeline", "wrap"]
+__all__ = [
+    "VERSION",
+    "Case",
+    "all_bad",
+    "all_good",
+    "envelope",
+    "event",
+    "job",
+    "new_epoch",
+    "numbered_epoch",
+    "one_bad",
+    "pipeline",
+    "wrap",
+]
 
 #: Before the present: microseconds since 1970.
 VERSION = 1_700_000_000_000_000
@@ -23,7 +36,12 @@ _epochs = itertools.count(1)
 
 def new_epoch() -> str:
     """A producer's epoch for one case, so that the ledger tells cases apart; the same in every run."""
-    return str(UUID(f"0199bad0-0000-7000-8000-{next(_epochs):012x}"))
+    return numbered_epoch(0x0199BAD0, next(_epochs))
+
+
+def numbered_epoch(start: int, number: int) -> str:
+    """A UUIDv7; the number is in its first half, of which the ids of its events are made."""
+    return str(UUID(int=start << 96 | number >> 12 << 80 | 0x7 << 76 | (number & 0xFFF) << 64 | 0x8 << 60))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +58,7 @@ class Case:
         content_type: As it travels.
         content_encoding: As it travels.
         wrapper: On Redis the whole message, where its wrapping is what is wrong; there is no such message on RabbitMQ.
+        is_numbered: Whether the ledger tells of the events; of those without an epoch only letters and rows do.
     """
 
     name: str
@@ -50,6 +69,7 @@ class Case:
     content_type: Any = CONTENT_TYPE
     content_encoding: Any = "binary"
     wrapper: bytes | None = None
+    is_numbered: bool = True
 
     def on_redis(self) -> RawMessage:
         """As a worker pops it."""

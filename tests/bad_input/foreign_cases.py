@@ -41,8 +41,8 @@ _INVALID: dict[str, dict[str, Any]] = {
 def cloudevents() -> Iterator[Case]:
     """One that cannot be read refuses its message; one that can be read is an event like others."""
     yield _single("good", 0, {"stored": 1})
-    yield Case("cloudevents-batch", _json([_event(1), _event(2)]), {"stored": 2}, content_type=_BATCH)
-    yield Case("cloudevents-empty-batch", b"[]", {}, content_type=_BATCH)
+    yield Case("cloudevents-batch", _json([_event(1), _event(2)]), {"stored": 2}, content_type=_BATCH, is_numbered=False)
+    yield Case("cloudevents-empty-batch", b"[]", {}, content_type=_BATCH, is_numbered=False)
     for name, values in _BAD.items():
         for number, value in enumerate(values):
             bad = {**_event(f"{name}-{number}"), name: value}
@@ -52,20 +52,22 @@ def cloudevents() -> Iterator[Case]:
     for name, changes in _INVALID.items():
         body = _json([_event(f"{name}-beside"), {**_event(name), **changes}])
         letters = {("dead", "invalid"): 1}
-        yield Case(f"cloudevent-{name}", body, {"stored": 1, "dead": 1}, letters, content_type=_BATCH)
+        yield Case(f"cloudevent-{name}", body, {"stored": 1, "dead": 1}, letters, content_type=_BATCH, is_numbered=False)
     body = _json([_event("nul-beside"), {**_event("nul"), "data": {"id": "a\0b"}}])
-    yield Case("cloudevent-nul", body, {"stored": 1, "dead": 1}, {("dead", "nul_character"): 1}, content_type=_BATCH)
+    yield Case(
+        "cloudevent-nul", body, {"stored": 1, "dead": 1}, {("dead", "nul_character"): 1}, content_type=_BATCH, is_numbered=False
+    )
     for name, changes, reason in (
         ("unknown-type", {"type": "no.such"}, "unknown_type"),
         ("future", {"time": "9999-12-31T23:59:59Z"}, "clock_ahead"),
     ):
         body = _json({**_event(name), **changes})
-        yield Case(f"cloudevent-{name}", body, {"held": 1}, {("held", reason): 1}, content_type=_SINGLE)
+        yield Case(f"cloudevent-{name}", body, {"held": 1}, {("held", reason): 1}, content_type=_SINGLE, is_numbered=False)
     for name, body in {
-        "nothing": b"",
-        "null": b"null",
-        "number": b"7",
-        "text": b'"x"',
+        "nothing": b"\n",
+        "null": b"null\n",
+        "number": b"7\n",
+        "text": b'"x"\n',
         "cut": _json(_event("cut"))[:-1],
         "batch-as-single": _json([_event("batch")]),
         "surrogate": _json(_event("s")).replace(b"/tests", b"\\ud800"),
@@ -86,9 +88,9 @@ def _json(value: Any) -> bytes:
 
 
 def _single(name: str, key: object, ends: dict[str, int]) -> Case:
-    return Case(f"cloudevent-{name}", _json(_event(key)), ends, content_type=_SINGLE)
+    return Case(f"cloudevent-{name}", _json(_event(key)), ends, content_type=_SINGLE, is_numbered=False)
 
 
 def _refused(name: str, body: bytes, content_type: str) -> Case:
     letters = {("dead", "invalid_cloudevent"): 1}
-    return Case(f"cloudevent-{name}", body, {"dead": 1}, letters, content_type=content_type)
+    return Case(f"cloudevent-{name}", body, {"dead": 1}, letters, content_type=content_type, is_numbered=False)
