@@ -181,6 +181,11 @@ def event_fields() -> Iterator[Case]:
     ):
         assert old in good, name
         yield one_bad(name, good.replace(old, new), "dead", "invalid")
+    # What a letter says of an event comes from the bad event, and must fit the letter's columns.
+    for name in ("version", "type", "op"):
+        for value in (b"true", b"-1", b"1.5", b"[]", b"9223372036854775808", b'{"a":1}'):
+            odd = b'{"type":"scheduler.job","op":"upsert","%b":%b,"data":7}' % (name.encode(), value)
+            yield one_bad(f"odd-{name}-{value.decode()}", odd, "dead", "invalid")
     for name, text in {
         "null": b"null",
         "number": b"7",

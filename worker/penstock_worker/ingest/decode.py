@@ -230,7 +230,7 @@ def _hints(piece: bytes) -> dict[str, Any]:
         return {}
     hints: dict[str, Any] = {name: content[name] for name in ("type", "op") if isinstance(content.get(name), str)}
     version = content.get("version")
-    if isinstance(version, int) and 0 <= version < 2**63:
+    if type(version) is int and 0 <= version < 2**63:  # `true` is an int to Python, and no bigint to PostgreSQL
         hints["version"] = version
     return hints
 
