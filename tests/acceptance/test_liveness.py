@@ -15,12 +15,14 @@ from tests.commands import penstock
 
 pytestmark = pytest.mark.acceptance
 
-STANDS_STILL = "the worker stands still: "
+STANDS_STILL, GOES_ON = "the worker stands still: ", "the worker goes on"
+#: A slow machine may make it say so on its own: tests look for the episode that they caused.
+HANGS = STANDS_STILL + "the event loop has not turned"
 
 
 @pytest.fixture
 def worker_options(tmp_path) -> dict[str, object]:
-    return {"stalled_after_s": 2, "health_folder": tmp_path / "health"}
+    return {"stalled_after_s": 3, "health_folder": tmp_path / "health"}
 
 
 class People:
@@ -37,6 +39,10 @@ class People:
         done = penstock(*words, "--json", **self._settings)
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)["workers"]
+
+    def trouble(self) -> str:
+        """That of the one worker."""
+        return "".join(worker["trouble"] or "" for worker in self.see("health")[1])
 
     def read(self, *words: str) -> str:
         return " ".join(penstock(*words, **self._settings).stdout.split())
@@ -62,22 +68,21 @@ def test_an_event_loop_that_hangs(broker_url, new_worker, failpoints, people):
     failpoints.arm("before_ack")
 
     publish(broker_url)
-    until(lambda: STANDS_STILL in worker.logs())
+    until(lambda: HANGS in worker.logs())
 
     ill, (told,) = people.see("health")
     _, (seen,) = people.see("status")
     failpoints.release("before_ack")
-    until(lambda: "the worker goes on" in worker.logs())
-    well, _ = people.see("health")
+    until(lambda: GOES_ON in worker.logs().partition(HANGS)[2])
+    until(lambda: people.see("health")[0] == 0)
 
     assert (ill, told["worker"], told["is_stalled"]) == (1, worker.hostname, True)
     assert told["trouble"].startswith("the event loop has not turned for")
-    assert (seen["name"], seen["answers"], seen["trouble"]) == (worker.hostname, False, told["trouble"])
-    assert well == 0
-    log = worker.logs()
-    assert log.count(STANDS_STILL) == 1
-    assert "--- MainThread" in log
-    assert "failpoints.py" in log.partition(STANDS_STILL)[2]
+    assert (seen["name"], seen["answers"], seen["trouble"][:14]) == (worker.hostname, False, "the event loop")
+    episode = worker.logs().partition(HANGS)[2].partition(GOES_ON)[0]
+    assert STANDS_STILL not in episode  # once
+    assert "--- MainThread" in episode
+    assert "failpoints.py" in episode
     worker.stop()
     assert people.see("health") == (1, [])  # an orderly end leaves no file
 
@@ -99,18 +104,18 @@ def test_a_worker_that_consumes_nothing(broker_url, new_worker, people, deaf, wi
     deaf(True)
 
     witness.publish(2, events_per_message=1)
-    until(lambda: STANDS_STILL in worker.logs())
+    until(lambda: "messages wait in the queue" in people.trouble())
+    began = worker.logs().rpartition(STANDS_STILL)
 
-    ill, _ = people.see("health")
-    _, (seen,) = people.see("status")
+    seen = until(lambda: [each for each in people.see("status")[1] if each["answers"]])[0]
     text = people.read("status")
     deaf(False)
-    until(lambda: "the worker goes on" in worker.logs())
+    until(lambda: people.see("health")[0] == 0)
     witness.wait_until_told()
 
-    assert ill == 1
+    assert began[1], "it stands still without a line in the log"
     assert (seen["name"], seen["answers"]) == (worker.hostname, True)
-    assert seen["trouble"].startswith("2 messages wait in the queue, and none has been taken for")
+    assert "messages wait in the queue, and none has been taken for" in seen["trouble"]
     assert "STANDS STILL" in text
-    assert worker.logs().count(STANDS_STILL) == 1
+    assert GOES_ON in worker.logs()
     witness.assert_all_stored()

@@ -27,8 +27,8 @@ from penstock_worker.settings import Settings
 
 __all__ = ["QueueLook", "find_message", "look_at_queue", "workers_stats"]
 
-#: Seconds that workers have to say what they hold.
-ANSWER_S = 1.0
+#: Seconds that workers have to answer: all of them, where their number is not known, and so many as there are at most.
+ANSWER_S, ANSWER_ALL_S = 1.0, 5.0
 _SOCKET_TIMEOUT_S = 10
 #: Ranges of one epoch that are kept before they are joined.
 _LOOSE_RANGES = 1_000
@@ -96,12 +96,13 @@ def find_message(settings: Settings, event_id: UUID) -> Seen | None:
         return next((seen for seen in read_messages(client, settings.queue) if seen.holds(event_id)), None)
 
 
-def workers_stats(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What the workers of this queue that answer in time say of their ingest steps, by name."""
+def workers_stats(settings: Settings, expected: int | None = None) -> dict[str, dict[str, Any]]:
+    """What the workers of this queue that answer in time say of their ingest steps, by name; not waiting for more than expected."""
     import celery
 
+    timeout_s = ANSWER_S if expected is None else ANSWER_ALL_S
     with celery.Celery("penstock-look", broker=settings.broker, set_as_current=False) as app:
-        answers: list[dict[str, Any]] = app.control.broadcast("stats", reply=True, timeout=ANSWER_S) or []
+        answers: list[dict[str, Any]] = app.control.broadcast("stats", reply=True, timeout=timeout_s, limit=expected) or []
     stats = {name: told.get("penstock") for answer in answers for name, told in answer.items() if isinstance(told, dict)}
     return {name: step for name, step in stats.items() if isinstance(step, dict) and step.get("queue") == settings.queue}
 
@@ -157,7 +158,7 @@ def _declared(connection: Connection, queue: str) -> tuple[int, int]:
 
 
 def _held_by_workers(settings: Settings, consumers: int) -> int | None:
-    stats = workers_stats(settings).values()
+    stats = workers_stats(settings, consumers).values()
     if len(stats) < consumers or any("held_messages" not in step for step in stats):
         return None
     return sum(int(step["held_messages"]) for step in stats)

@@ -70,7 +70,8 @@ class Watch:
         step = self._find_step()
         pulse = step.pulse if step is not None else None
         why = self._judge.look(self._clock(), pulse)
-        before, self._stall = self._stall, (self._stall or Stall(self._wall(), why)) if why else None
+        before = self._stall
+        self._stall = Stall(before.since if before else self._wall(), why) if why else None
         if step is not None:
             step.stall = self._stall
         is_news = (before is None) != (self._stall is None)
