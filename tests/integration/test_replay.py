@@ -263,6 +263,7 @@ def test_a_bug_that_one_letter_meets_holds_that_letter_only(office: Office, monk
 
     assert told(office.replay()) == (9, 9, {"dead": 8, "held": 1})
     assert office.letters()[4] == ("held", "unknown_error")
+    assert office.query("SELECT DISTINCT type, op, version FROM penstock.dead_letters") == [(JOB, "upsert", VERSION)]
 
 
 def test_pages_and_limits(office: Office) -> None:

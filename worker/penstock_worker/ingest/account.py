@@ -117,7 +117,8 @@ def _letter_of_refused(refused: Refused) -> Letter:
     letter.type, letter.op, letter.version = (refused.hints.get(name) for name in ("type", "op", "version"))
     if event_id is None:
         message = envelope.message
-        letter.content_type, letter.headers, letter.events = message.content_type, message.headers, refused.count
+        letter.content_type, letter.headers = message.content_type, message.headers
+        letter.events = envelope.count if envelope.epoch else None
     return letter
 
 

@@ -21,7 +21,7 @@ from penstock_worker.store.dead_letters import Letter, fingerprints_over_rate, r
 from penstock_worker.store.ledger import record_entries, record_sightings
 from penstock_worker.store.stored_letters import change_letters, lock_letters, remove_letters
 
-__all__ = ["ReplayClaim"]
+__all__ = ["ReplayClaim", "merge"]
 
 
 class ReplayClaim:

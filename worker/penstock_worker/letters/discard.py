@@ -47,7 +47,7 @@ def _discard_chunk(connection: Connection, meant: LetterFilter, reason: str) -> 
     ).format(meant.condition, _CHUNK)
     with connection.transaction():
         rows = connection.execute(query).fetchall()
-        record_entries(connection, merge_entries(_entry(row, reason) for row in rows if row[0] is not None))
+        record_entries(connection, merge_entries(_entry(row, reason) for row in rows if row[0] is not None and row[2]))
     return len(rows)
 
 

@@ -55,7 +55,8 @@ def refuse_letter(letter: Letter, verdict: Verdict) -> Source:
     else:
         envelope = _envelope(letter, letter.payload)
         decoded.envelopes.append(envelope)
-        decoded.refused.append(Refused(envelope, 0, 1, letter.payload, verdict, {}, str(letter.event_id)))
+        hints = {"type": letter.type, "op": letter.op, "version": letter.version}
+        decoded.refused.append(Refused(envelope, 0, 1, letter.payload, verdict, hints, str(letter.event_id)))
     return Source(letter, decoded)
 
 

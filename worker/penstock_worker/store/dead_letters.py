@@ -40,7 +40,7 @@ class Letter:
     producer: str | None = None
     epoch: UUID | None = None
     seq: int | None = None
-    #: Of a whole message, so that it can be read again: what it said beside its body, and how many events were in it.
+    #: Of a whole message, so that it can be read again: what it said beside its body, and how many events it said were in it.
     content_type: str | None = None
     headers: dict[str, Any] | None = None
     events: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -79,7 +80,8 @@ def show_letter(
         return
     for name, value in letter.items():
         if value is not None and name != "payload":
-            typer.echo(f"{name:<16} {visible(str(value))}")
+            text = json.dumps(value, ensure_ascii=False) if name == "headers" else str(value)
+            typer.echo(f"{name:<16} {visible(text)}")
     payload: bytes = letter["payload"]
     typer.echo(f"{'payload':<16} {len(payload):,} bytes\n\n{pretty(payload[:PAYLOAD_SHOWN])}")
     if len(payload) > PAYLOAD_SHOWN:
