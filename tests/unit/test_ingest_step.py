@@ -12,6 +12,7 @@ from celery.worker.state import active_requests
 
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest import step as module
+from penstock_worker.ingest.answers import AddressedAnswer, join_answers
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Delivery
 from penstock_worker.ingest.step import IngestStep
@@ -64,6 +65,9 @@ class Source:
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         self._note("ack", deliveries)
+
+    def answer(self, answers: Sequence[AddressedAnswer]) -> None:
+        self.told.append(("answer", list(answers)))
 
     def give_back(self, deliveries: Sequence[Delivery], *, is_suspect: bool = False) -> None:
         self._note("suspect" if is_suspect else "back", deliveries)
@@ -251,6 +255,21 @@ def test_never_more_runs_than_there_are_children(lab: Lab) -> None:
         lab.pool.take().on_done(STORED)
     assert lab.batches == [("together", [tag]) for tag in range(6)]
     assert lab.told() == [("ack", [tag]) for tag in range(6)]
+
+
+def test_a_batch_is_acknowledged_first_and_answered_then(lab: Lab) -> None:
+    answers = [AddressedAnswer("penstock.answers.a", "1 x stored:0-4"), AddressedAnswer("penstock.answers.b", "1 y dead:1-1")]
+    lab.deliver(0, count=4)
+    lab.pool.take().on_done({**STORED, "answers": join_answers(answers)})
+    assert lab.told() == [("ack", [0]), ("answer", answers)]
+
+
+def test_what_was_not_acknowledged_is_not_answered(lab: Lab) -> None:
+    lab.source.errors["ack"] = ConnectionError("gone")
+    lab.deliver(0, count=4)
+    with pytest.raises(ConnectionError):
+        lab.pool.take().on_done({**STORED, "answers": "penstock.answers.a 1 x stored:0-4"})
+    assert lab.told() == []
 
 
 def test_there_is_no_room_for_more_batches_than_can_run_next(lab: Lab) -> None:

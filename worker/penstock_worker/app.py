@@ -86,7 +86,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 15,
             "visibility_timeout": 3600,
         }
-    return {"read_timeout": 60, "write_timeout": 60, "confirm_publish": True}
+    # No publisher confirms: what Celery itself publishes are events and maintenance, which come again. RabbitMQ confirms nothing
+    # while it has an alarm, and the worker's loop, waiting for the confirm of an event for Flower, would acknowledge no batch.
+    return {"read_timeout": 60, "write_timeout": 60}
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]  # celery has no types
