@@ -97,7 +97,7 @@ def find_message(settings: Settings, event_id: UUID) -> Seen | None:
 
 
 def workers_stats(settings: Settings, expected: int | None = None) -> dict[str, dict[str, Any]]:
-    """What the workers of this queue that answer in time say of their ingest steps, by name; not waiting for more than expected."""
+    """What the workers of this queue say of their ingest steps, by name: those that answer in time, or the first `expected`."""
     import celery
 
     timeout_s = ANSWER_S if expected is None else ANSWER_ALL_S
