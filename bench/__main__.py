@@ -7,12 +7,12 @@ import json
 import sys
 from types import ModuleType
 
-from bench import drain
+from bench import bad_input, drain
 from bench.harness import RoundVoid
 from penstock_worker.errors import PenstockError
 
 #: Every bench by its name.
-BENCHES: dict[str, ModuleType] = {"drain": drain}
+BENCHES: dict[str, ModuleType] = {"bad-input": bad_input, "drain": drain}
 
 
 def main() -> int:
