@@ -101,9 +101,9 @@ def test_the_handwritten_corpus(queue: Queue, worker: WorkerProcess, witness: Wi
             queue.put(case.on_redis() if queue.is_redis else case.on_rabbitmq() for case in part)
         witness.publish(GOOD)
     expected = letters_of(cases)
-    until(lambda: witness.reasons().total() >= expected.total(), within_s=120)
-    witness.wait_until_told(120)
-    until(lambda: numbered_ends(witness).total() >= numbered(cases).total() + len(witness.tasks), within_s=120)
+    until(lambda: witness.reasons().total() >= expected.total(), within_s=300)
+    witness.wait_until_told(300)
+    until(lambda: numbered_ends(witness).total() >= numbered(cases).total() + len(witness.tasks), within_s=300)
 
     assert processes(worker) == before
     assert witness.reasons() == expected
@@ -145,8 +145,8 @@ def test_mutated_envelopes(queue: Queue, worker: WorkerProcess, witness: Witness
         names |= {mutant.epoch: letter_id(message) for mutant, message in messages}
         witness.publish(GOOD)
     assert len(names) == count
-    witness.wait_until_told(240)
-    until(lambda: not unaccounted(witness, names), within_s=240)
+    witness.wait_until_told(600)
+    until(lambda: not unaccounted(witness, names), within_s=600)
 
     assert processes(worker) == before
     assert witness.outcomes() == {"stored": len(witness.tasks)}

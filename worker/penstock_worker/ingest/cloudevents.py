@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from penstock_worker.ingest.blame import squeezed
 from penstock_worker.ingest.message import Message, uuid8
 
 __all__ = ["CLOUDEVENTS_TYPES", "Reading", "is_cloudevents", "read_cloudevents"]
@@ -65,7 +66,7 @@ def read_cloudevents(message: Message) -> list[Reading]:
         events = _MANY.validate_json(message.body) if is_batch else [_CloudEvent.model_validate_json(message.body)]
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}") from exc
+        raise ValueError(squeezed(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}")) from exc
     return [_reading(event) for event in events]
 
 

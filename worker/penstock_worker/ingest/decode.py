@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from penstock_schemas.answer import is_address
 from penstock_schemas.record import RecordType
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, VERSION, event_id_prefix
+from penstock_worker.ingest.blame import squeezed
 from penstock_worker.ingest.cloudevents import is_cloudevents, read_cloudevents
 from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
@@ -217,7 +218,7 @@ def _why_invalid(exc: ValidationError, piece: bytes, hints: dict[str, Any]) -> V
 
 def _first_error(exc: ValidationError) -> str:
     error = exc.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+    return squeezed(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}")
 
 
 def _hints(piece: bytes) -> dict[str, Any]:
