@@ -86,8 +86,8 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 15,
             "visibility_timeout": 3600,
         }
-    # No publisher confirms: what Celery itself publishes are events and maintenance, which come again. RabbitMQ confirms nothing
-    # while it has an alarm, and the worker's loop, waiting for the confirm of an event for Flower, would acknowledge no batch.
+    # No publisher confirms: what Celery itself publishes are events and maintenance, which come again. RabbitMQ confirms
+    # nothing while it has an alarm, and a loop that waits for the confirm of an event for Flower acknowledges no batch.
     return {"read_timeout": 60, "write_timeout": 60}
 
 
