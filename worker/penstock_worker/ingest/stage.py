@@ -20,6 +20,10 @@ from penstock_worker.store.upsert import UpsertPlan
 __all__ = ["Placeholder", "Stage", "Staged", "Unwritable"]
 
 
+#: In place of the name of a column, where it is none.
+_UNKNOWN = "an unknown field"
+
+
 class Unwritable(ValueError):  # noqa: N818  # what the value is
     """Raised when PostgreSQL would refuse the value of a column, or Python could not read it back."""
 
@@ -71,6 +75,22 @@ class Stage:
         pairs = [*self._plain_lines(plain), *self._row_lines(rows)]
         pairs.sort(key=itemgetter(0))
         return Staged(escape(line for _, line in pairs), len(pairs), is_simple=not rows)
+
+    def unwritable(self, items: Sequence[Event | Placeholder]) -> list[tuple[Event | Placeholder, Unwritable]]:
+        """
+        Whose values cannot be written, and why; an item may be there for several columns.
+
+        Value by value only in the columns where something is wrong: the good neighbours of a culprit cost next to nothing.
+        """
+        found: list[tuple[Event | Placeholder, Unwritable]] = []
+        contents = [
+            item.data if isinstance(item, Event) else dict(zip(self._record.key, item.key, strict=True)) for item in items
+        ]
+        for name, encoder in zip(self._names, self._encoders, strict=True):
+            values = [content.get(name) for content in contents]
+            found += _unwritable(name, encoder, list(zip(items, values, strict=True)))
+        extras = [{name: content[name] for name in content.keys() - self._record.by_name.keys()} for content in contents]
+        return found + _unwritable(_UNKNOWN, json_texts, list(zip(items, extras, strict=True)))
 
     def _split(self, items: Iterable[Event | Placeholder]) -> tuple[list[Event], list[Row]]:
         """Full records that are alone with their key, and the folded rows of all others."""
@@ -135,7 +155,7 @@ class Stage:
         if self.plan.has_deletes:
             columns += self._stamp_columns("deleted", rows)
         columns.append(encode(json_texts, [row.stamps for row in rows]))
-        columns.append(_encoded("an unknown field", json_texts, [row.extra for row in rows]))
+        columns.append(_encoded(_UNKNOWN, json_texts, [row.extra for row in rows]))
         return zip([row.key for row in rows], join_columns(columns), strict=True)
 
     def _stamp_columns(self, name: str, rows: list[Row]) -> list[list[str]]:
@@ -148,6 +168,18 @@ def _encoded(column: str, encoder: Encoder, values: Sequence[Any]) -> list[str]:
         return encode(encoder, values)
     except ValueError as exc:
         raise Unwritable(column, str(exc)) from exc
+
+
+def _unwritable(
+    column: str, encoder: Encoder, pairs: list[tuple[Event | Placeholder, Any]]
+) -> list[tuple[Event | Placeholder, Unwritable]]:
+    try:
+        encode(encoder, [value for _, value in pairs])
+    except ValueError as exc:
+        if len(pairs) == 1:
+            return [(pairs[0][0], Unwritable(column, str(exc)))]
+        return [culprit for pair in pairs for culprit in _unwritable(column, encoder, [pair])]
+    return []
 
 
 def _or_null(value: int | str | None) -> str:

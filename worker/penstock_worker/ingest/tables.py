@@ -196,21 +196,12 @@ def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool = False) -> t
     try:
         return items, stage.lines(items, is_apart=is_apart)
     except Unwritable:
-        items = _encodable(stage, items)
-        return items, stage.lines(items, is_apart=is_apart)
-
-
-def _encodable(stage: Stage, items: Sequence[Item]) -> list[Item]:
-    """The same by halves: around one culprit among thousands, few are written twice."""
-    try:
-        stage.lines(items, is_apart=True)
-    except Unwritable as exc:
-        if len(items) == 1:
-            items[0].end(Verdict(Outcome.DEAD, "invalid", one_line(exc), column=exc.column))
-            return []
-        middle = len(items) // 2
-        return _encodable(stage, items[:middle]) + _encodable(stage, items[middle:])
-    return list(items)
+        culprits = stage.unwritable(items)
+    for item, why in culprits:
+        item.end(Verdict(Outcome.DEAD, "invalid", one_line(why), column=why.column))
+    ended = {id(item) for item, _ in culprits}
+    items = [item for item in items if id(item) not in ended]
+    return items, stage.lines(items, is_apart=is_apart)
 
 
 def _rows(items: Sequence[Item], *, is_apart: bool) -> list[list[Item]]:
