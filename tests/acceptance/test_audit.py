@@ -106,7 +106,7 @@ def test_it_names_what_became_of_every_event(broker_url, database_url, new_worke
     publish(broker_url, "lost", 30)
     publish(broker_url, "broken", 20)
     # Nothing is due before all have been published, so that no sender is fast enough to make room.
-    publish(broker_url, "dropped", 15, max_events=10, batch_events=100)
+    publish(broker_url, "dropped", 15, max_events=10, batch_events=100, durability="memory")
     publish_and_be_killed(broker_url)
     messages = queue.take_all()
     (lost,) = [message for message in messages if is_of(message, "lost", 10)]
