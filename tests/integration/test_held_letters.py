@@ -10,7 +10,7 @@ import pytest
 from penstock_schemas.registry import Registry, load_registry
 from penstock_worker.app import create_app
 from penstock_worker.ingest.message import RawMessage
-from penstock_worker.maintenance.held import replay_held
+from penstock_worker.maintenance.held import HeldTask
 from penstock_worker.settings import Settings
 from tests.replaying import VERSION, Office, event, without
 
@@ -31,7 +31,7 @@ def jobs(count: int, version: int = VERSION) -> list[bytes]:
 
 
 def run(office: Office, registry: Registry | None = None, **settings: Any) -> dict[str, Any]:
-    return replay_held(office.settings.model_copy(update=settings), registry or load_registry())
+    return HeldTask(office.settings.model_copy(update=settings), registry or load_registry()).run()
 
 
 def pauses(office: Office) -> list[tuple[Any, ...]]:
@@ -171,7 +171,7 @@ def test_while_one_run_lasts_another_does_nothing(office: Office) -> None:
 
 def test_a_database_that_is_away_ends_the_run_in_order() -> None:
     settings = Settings(database_url="postgresql://nobody@127.0.0.1:1/none", connect_timeout_s=1)
-    assert set(replay_held(settings, load_registry())) == {"away"}
+    assert set(HeldTask(settings, load_registry()).run()) == {"away"}
 
 
 def test_beat_sends_it(office: Office) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import psycopg
@@ -14,7 +16,7 @@ from penstock_worker.letters.held import HeldReplay
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import connect_with
 
-__all__ = ["replay_held"]
+__all__ = ["HeldTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +24,34 @@ logger = logging.getLogger(__name__)
 _LOCK = 0x70656E68656C
 
 
-def replay_held(settings: Settings, registry: Registry) -> dict[str, Any]:
-    """
-    Replay held letters, a bounded number of them. Safe to run twice; while one run lasts, a second one does nothing.
+@dataclass
+class HeldTask:
+    """What a pool child keeps between runs: the writer, whose validators take a while to build; its connection is closed."""
 
-    Returns:
-        Letters, and events by outcome; or why nothing could be done.
-    """
-    writer = Writer.of(settings, registry)
-    try:
-        with connect_with(settings)() as connection:
-            if connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
-                return {"skipped": "another run is under way"}
-            done = HeldReplay(connection, writer, settings).run()
-    except (DatabaseAway, psycopg.OperationalError) as exc:
-        logger.warning("held letters are replayed at the next run, the database is away: %s", exc)
-        return {"away": str(exc)}
-    finally:
-        writer.database.close()
-    if done["letters"]:
-        logger.info("held letters replayed: %s", done, extra={"action": "held_replayed", **done})
-    return done
+    settings: Settings
+    registry: Registry
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer.of(self.settings, self.registry)
+
+    def run(self) -> dict[str, Any]:
+        """
+        Replay held letters, a bounded number of them. Safe to run twice; while one run lasts, a second one does nothing.
+
+        Returns:
+            Letters, and events by outcome; or why nothing could be done.
+        """
+        try:
+            with connect_with(self.settings)() as connection:
+                if connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
+                    return {"skipped": "another run is under way"}
+                done = HeldReplay(connection, self._writer, self.settings).run()
+        except (DatabaseAway, psycopg.OperationalError) as exc:
+            logger.warning("held letters are replayed at the next run, the database is away: %s", exc)
+            return {"away": str(exc)}
+        finally:
+            self._writer.database.close()
+        if done["letters"]:
+            logger.info("held letters replayed: %s", done, extra={"action": "held_replayed", **done})
+        return done

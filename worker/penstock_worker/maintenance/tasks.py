@@ -11,7 +11,7 @@ from celery import Celery
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.maintenance.adopt import adopt_spools
-from penstock_worker.maintenance.held import replay_held
+from penstock_worker.maintenance.held import HeldTask
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
 from penstock_worker.store.partitions import ensure_partitions
@@ -38,6 +38,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 def register_maintenance(app: Celery, settings: Settings, registry: Registry) -> None:
     """Make the maintenance tasks of the app."""
+    held = HeldTask(settings, registry)
 
     @app.task(name="penstock.make_partitions", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
     def make_partitions() -> dict[str, Any]:
@@ -54,7 +55,7 @@ def register_maintenance(app: Celery, settings: Settings, registry: Registry) ->
     @app.task(name="penstock.replay_held", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
     def replay_held_letters() -> dict[str, Any]:
         """Replay held letters that can be stored by now; at most `held_letters_per_run`. Safe to run twice."""
-        return replay_held(settings, registry)
+        return held.run()
 
     @app.task(name="penstock.adopt_spools", ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
     def adopt() -> dict[str, Any]:
