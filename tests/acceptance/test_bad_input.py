@@ -187,9 +187,10 @@ def unaccounted(witness: Witness, names: dict[str, str]) -> set[str]:
 
 
 def letters_that_the_ledger_denies(witness: Witness) -> list[tuple[Any, ...]]:
-    """Letters with a number that has not ended as they say."""
+    """Letters with a number that has not ended as they say; a heartbeat that is broken has a letter and no number."""
     with psycopg.connect(witness._database_url) as connection:
         return connection.execute(
-            "SELECT l.id, l.epoch, l.seq, l.state FROM penstock.dead_letters AS l WHERE l.epoch IS NOT NULL AND NOT EXISTS ("
+            "SELECT l.id, l.epoch, l.seq, l.state FROM penstock.dead_letters AS l JOIN penstock.producers AS p USING (epoch) "
+            "WHERE p.high_water > l.seq AND NOT EXISTS ("
             "SELECT FROM penstock.ledger AS r WHERE r.epoch = l.epoch AND r.seqs @> l.seq AND r.outcome = l.state) LIMIT 10"
         ).fetchall()
