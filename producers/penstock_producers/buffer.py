@@ -26,7 +26,8 @@ from uuid import UUID
 from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, Drops
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.options import Options
-from penstock_schemas.answer import SeqRange
+from penstock_producers.ranges import Ranges
+from penstock_schemas.answer import MAX_QUERY_RANGES, SeqRange
 from penstock_schemas.wire import DroppedRange, Envelope
 
 if TYPE_CHECKING:
@@ -281,11 +282,17 @@ class Buffer:
         """
         Ask, ahead of all that waits, what became of numbers of an epoch; the answer goes to `reply_to`.
 
-        While the broker is away questions do not pile up: of one epoch only the last one is kept.
+        While the broker is away questions do not pile up: those about one epoch become one. None of them is left out, for a
+        journal and somebody who waits for a receipt may ask at the same time.
         """
         with self.lock:
+            asked = Ranges(ranges)
+            for query in self._queries:
+                for part in query.query if query.epoch == epoch else ():
+                    asked.add(*part)
+            joined = tuple(asked)[:MAX_QUERY_RANGES]
             self._queries = deque(query for query in self._queries if query.epoch != epoch)
-            self._queries.append(Envelope(self._options.name, epoch, 0, reply_to=self.reply_to, query=tuple(ranges)))
+            self._queries.append(Envelope(self._options.name, epoch, 0, reply_to=self.reply_to, query=joined))
             self.work.notify()
 
     def begin_close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from penstock_producers import BufferFull, ProducerClosed
 from penstock_producers.drops import Drops as DropCounter
-from penstock_schemas.wire import DroppedRange
+from penstock_schemas.wire import DroppedRange, new_epoch
 from tests.producing import Clock, Drops, eventually, make_buffer, numbers
 
 EVENT = b"x" * 100
@@ -316,3 +316,19 @@ def test_a_callback_may_publish_from_another_thread() -> None:
     buffer = make_buffer(tell=tell, max_events=1)
     assert buffer.accept_many([EVENT, EVENT]) == [0, 1]
     eventually(lambda: inner == [-1, 2])
+
+
+def test_questions_about_one_epoch_become_one_and_none_is_left_out() -> None:
+    """A journal's would be lost for as long as somebody waits for a receipt, and with it what the broker has lost."""
+    buffer = make_buffer()
+    other = new_epoch()
+    buffer.ask(buffer.epoch, [(1, 100)])
+    buffer.ask(other, [(0, 4)])
+    buffer.ask(buffer.epoch, [(7, 7), (200, 200)])
+    asked = []
+    for _ in range(2):
+        (envelope,) = buffer.cut(32, 10_000)
+        asked.append((envelope.epoch, tuple(envelope.query)))
+        buffer.confirm(envelope)
+    assert asked == [(other, ((0, 4),)), (buffer.epoch, ((1, 100), (200, 200)))]
+    assert buffer.due_in_s() == math.inf
