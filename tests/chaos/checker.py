@@ -14,7 +14,7 @@ An event whose `publish()` never returned may be there or not: where it has an o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ class Verdict:
         return sum(self.endings.values()) - self.endings["unreturned"]
 
 
-def check(types: Mapping[str, Any], published: Sequence[Published], found: Found, wiped_at: Iterable[float] = ()) -> Verdict:
+def check(types: Mapping[str, Any], published: Sequence[Published], found: Found, wiped: Collection[Key] = ()) -> Verdict:
     """
     Compare what was published with what is there.
 
@@ -95,11 +95,10 @@ def check(types: Mapping[str, Any], published: Sequence[Published], found: Found
         types: As the reference model takes them.
         published: By all writers.
         found: At the end.
-        wiped_at: When the broker lost its data, in seconds since 1970: what spill writers published before is excused.
+        wiped: Events that were in the broker when it lost its data: of spill writers they are excused.
     """
     verdict = Verdict()
-    last_wipe = max(wiped_at, default=0.0)
-    present = [one for one in published if _end(one, found.outcomes.get(one.key, set()), last_wipe, verdict)]
+    present = [one for one in published if _end(one, found.outcomes.get(one.key, set()), verdict, is_wiped=one.key in wiped)]
     _check_strangers(published, found.outcomes, verdict)
     events = [one.event for one in present]
     expected, endings = fold(types, events, _LATEST)  # type: ignore[no-untyped-call]  # the model is plain Python
@@ -108,7 +107,7 @@ def check(types: Mapping[str, Any], published: Sequence[Published], found: Found
     return verdict
 
 
-def _end(one: Published, outcomes: set[str], last_wipe: float, verdict: Verdict) -> bool:
+def _end(one: Published, outcomes: set[str], verdict: Verdict, *, is_wiped: bool) -> bool:
     """Count how an event ended; whether it is there."""
     final = outcomes - _MAY_CHANGE
     if len(final - _MERGED) + bool(final & _MERGED) > 1:
@@ -120,7 +119,7 @@ def _end(one: Published, outcomes: set[str], last_wipe: float, verdict: Verdict)
         verdict.endings["dropped"] += 1
     elif not outcomes and not one.is_accepted:
         verdict.endings["unreturned"] += 1
-    elif not one.is_journaled and one.at <= last_wipe:
+    elif is_wiped and not one.is_journaled:
         verdict.endings["excused"] += 1
     else:
         verdict.endings["lost"] += 1

@@ -99,6 +99,7 @@ def worker_killed(site: Site, fault: Fault) -> str:
 def worker_replaced(site: Site, fault: Fault) -> str:
     """SIGTERM of a worker, as a rolling restart does it; it must end in order."""
     worker = site.draw(fault.number).choice(site.workers)
+    until(worker.is_ready, what="a worker that hears signals")
     pid = worker.pid
     worker.send_signal(signal.SIGTERM)
     until(lambda: not worker.is_running, what=f"the orderly end of {worker.name}")
@@ -219,13 +220,23 @@ def _count_late(proxy: Proxy, before: int) -> int:
 
 
 def broker_wiped(site: Site, fault: Fault) -> str:
-    """The broker forgets everything while messages wait in it."""
-    with _backlog(site), Messages(site.broker_url) as messages:
-        gone = messages.wipe(fault.variant)
-        site.wiped_at.append(time.time())
+    """The broker forgets everything while messages wait in it. Their events are noted: spill writers do not send them again."""
+    with _backlog(site):
+        if site.broker_name == "rabbitmq":
+            # What workers have goes back into the queue, and nobody adds to it.
+            site.from_broker.is_closed = True
+            site.from_broker.cut()
+            site.to_broker.hold()
+        try:
+            with Messages(site.broker_url) as messages:
+                gone = messages.wipe(fault.variant)
+        finally:
+            site.to_broker.release()
+            site.from_broker.is_closed = False
+    site.wiped.update(gone)
     if not gone:
-        raise Missed("there was no message to lose")
-    return f"{gone} messages are gone"
+        raise Missed("there was no event to lose")
+    return f"{len(gone)} events are gone"
 
 
 @contextmanager

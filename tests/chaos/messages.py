@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -10,10 +11,13 @@ import amqp
 import redis
 
 from penstock_schemas.wire import QUEUE
+from tests.chaos.checker import Key
 
 __all__ = ["Messages"]
 
 _LEASED = f"{QUEUE}:leased"
+#: Seconds without a message after which a queue has given all it had.
+_QUIET_S = 1.0
 
 
 class Messages:
@@ -81,19 +85,36 @@ class Messages:
         confirming.close()
         self._channel.close()
 
-    def wipe(self, how: str) -> int:
+    def wipe(self, how: str) -> list[Key]:
         """
-        Forget messages; returns how many.
+        Forget messages; returns the events that were in them.
 
-        Redis forgets everything there is. RabbitMQ loses the queue itself ("delete") or the messages that wait in it ("purge").
+        Redis forgets everything there is. RabbitMQ loses the queue itself ("delete") or the messages in it ("purge"); no worker
+        may have a connection then, or it would not be known what was in its hands.
         """
         if self._is_redis:
             with self._client.pipeline() as together:
-                together.llen(QUEUE)
-                together.hlen(_LEASED)
+                together.lrange(QUEUE, 0, -1)
+                together.hvals(_LEASED)
                 together.flushall()
                 waiting, leased, _ = together.execute()
-            return int(waiting) + int(leased)
+            return [key for message in [*waiting, *leased] for key in _events_of(json.loads(message)["headers"])]
+        taken: list[Any] = []
+        consumer = self._channel.basic_consume(QUEUE, callback=taken.append)
+        self._drain_until_quiet()
+        self._channel.basic_cancel(consumer)
+        self._channel.basic_ack(0, multiple=True)
         if how == "delete":
-            return int(self._channel.queue_delete(QUEUE))
-        return int(self._channel.queue_purge(QUEUE))
+            self._channel.queue_delete(QUEUE)
+        return [key for message in taken for key in _events_of(message.headers)]
+
+    def _drain_until_quiet(self) -> None:
+        try:
+            while True:
+                self._connection.drain_events(timeout=_QUIET_S)
+        except TimeoutError:
+            return
+
+
+def _events_of(headers: dict[str, Any]) -> list[Key]:
+    return [(headers["epoch"], seq) for seq in range(headers["seq"], headers["seq"] + headers["count"])]

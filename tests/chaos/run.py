@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import traceback
@@ -102,7 +103,7 @@ def run(
         say("the faults are over: writers close, what is left is sent")
         published = _settle(site, outcome, say, stall_s)
         with psycopg.connect(site.database_url) as connection:
-            outcome.verdict = check(TYPES, published, read_found(connection), site.wiped_at)
+            outcome.verdict = check(TYPES, published, read_found(connection), site.wiped)
         outcome.hits = [_hit(span, spans, published, outcome.verdict) for span in spans]
     outcome.took_s = time.monotonic() - began
     return outcome
@@ -163,11 +164,14 @@ def _is_alive(site: Site, outcome: Outcome) -> bool:
 def _settle(site: Site, outcome: Outcome, say: Say, stall_s: float) -> list[Published]:
     """End the writers, have orphans adopted, and wait until every event has its outcome or nothing happens any more."""
     for writer in site.writers:
+        writer.process.send_signal(signal.SIGTERM)
+    for writer in site.writers:
         writer.end()
+        say(f"  {writer.name} has ended")
     with suppress(TimeoutError):
         site.canary.sing(PATIENCE_S)
     site.canary.end()
-    _adopt(site, outcome)
+    _adopt(site, outcome, say)
     published = site.published()
     say(f"{len(published)} events were published; waiting for their outcomes")
     _wait_for_outcomes(site, published, stall_s)
@@ -176,7 +180,7 @@ def _settle(site: Site, outcome: Outcome, say: Say, stall_s: float) -> list[Publ
     return published
 
 
-def _adopt(site: Site, outcome: Outcome) -> None:
+def _adopt(site: Site, outcome: Outcome, say: Say) -> None:
     """The next producer of each folder sends what the others left; nobody does anything by hand."""
     places = {(writer.spool, writer.port) for writer in [*site.writers, *site.past_writers]}
     for number, (folder, port) in enumerate(sorted(places)):
@@ -189,6 +193,7 @@ def _adopt(site: Site, outcome: Outcome) -> None:
             with suppress(Missed):
                 _wait_for_empty(site, folder)
             adopter.end()
+            say(f"  {folder.name} was adopted by {adopter.process.name}")
         if left := site.spooled(folder):
             outcome.errors.append(f"left in {folder.name}: {', '.join(path.name for path in left)}")
 
@@ -200,8 +205,7 @@ def _wait_for_empty(site: Site, folder: Path) -> None:
 
 def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:
     """As long as outcomes keep coming; those that never come are the checker's to name."""
-    last_wipe = max(site.wiped_at, default=0.0)
-    wanted = {one.key for one in published if one.is_accepted and (one.is_journaled or one.at > last_wipe)}
+    wanted = {one.key for one in published if one.is_accepted and (one.is_journaled or one.key not in site.wiped)}
     left, changed = -1, time.monotonic()
     while left and time.monotonic() - changed < stall_s:
         before, left = left, _count_missing(site, wanted)

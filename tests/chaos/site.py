@@ -21,6 +21,7 @@ import psutil
 import psycopg
 
 from penstock_worker.stack.process import end_processes
+from tests.chaos.checker import Key
 from tests.chaos.events import Draft
 from tests.chaos.log import Log, Published, last_status, read_log
 from tests.chaos.plan import Broker
@@ -226,8 +227,8 @@ class Site:
     #: Writers that ended: they were made to run out of room; and the proxies that led only them to the broker.
     past_writers: list[Writer] = field(default_factory=list)
     extra_proxies: list[Proxy] = field(default_factory=list)
-    #: When the broker lost its data, in seconds since 1970.
-    wiped_at: list[float] = field(default_factory=list)
+    #: Events that were in a broker when it lost its data.
+    wiped: set[Key] = field(default_factory=set)
     #: Pool children of killed workers, which see that a moment later.
     orphans: list[psutil.Process] = field(default_factory=list)
     is_ending: bool = False

@@ -110,11 +110,12 @@ def test_an_event_whose_publish_never_returned_may_be_there_or_not() -> None:
     assert (verdict.is_good, verdict.events) == (True, 0)
 
 
-def test_a_wipe_excuses_what_spill_writers_published_before_it() -> None:
-    nothing: Any = {name: {} for name in TYPES}
-    verdict = check(TYPES, published(is_journaled=False), Found(nothing, {}, {}), wiped_at=[102.5])
+def test_a_wipe_excuses_what_of_spill_writers_was_in_the_broker() -> None:
+    nothing = Found({name: {} for name in TYPES}, {}, {})
+    wiped = {(EPOCH, seq) for seq in range(3)}
+    verdict = check(TYPES, published(is_journaled=False), nothing, wiped)
     assert dict(verdict.endings) == {"excused": 3, "lost": 2}
-    assert len(check(TYPES, published(), Found(nothing, {}, {}), wiped_at=[102.5]).lost) == 5
+    assert len(check(TYPES, published(), nothing, wiped).lost) == 5
 
 
 def test_a_drop_is_a_loss_where_there_was_room() -> None:
