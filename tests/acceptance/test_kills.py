@@ -83,12 +83,13 @@ def test_a_child_killed_after_its_commit_has_its_batch_written_twice(backlog: Wi
 @pytest.mark.usefixtures("short_leases")
 @strikes("before_ack=wait")
 def test_a_worker_killed_before_its_acks_leaves_them_to_the_next(
-    backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess]
+    backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess], worker_options: dict[str, object]
 ) -> None:
     children = struck.children()
     assert (backlog.count_rows(), backlog.count_told()) == (BATCH, BATCH)
     struck.kill()
     until(lambda: not any(map(is_alive, children)))
+    worker_options["lease_s"] = 12  # of the second, which lives: what it has it must not lose, or it would be written once more
     second = new_worker()
     second.start()
     until(lambda: backlog.count_told() == EVENTS + BATCH)
@@ -98,10 +99,11 @@ def test_a_worker_killed_before_its_acks_leaves_them_to_the_next(
 @pytest.mark.usefixtures("short_leases")
 @strikes("before_commit=kill_parent")
 def test_an_orphaned_child_commits_and_the_next_worker_writes_it_again(
-    backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess]
+    backlog: Witness, struck: WorkerProcess, new_worker: Callable[[], WorkerProcess], worker_options: dict[str, object]
 ) -> None:
     until(lambda: struck.exit_code == -signal.SIGKILL)
     until(lambda: backlog.count_rows() == BATCH)
+    worker_options["lease_s"] = 12  # of the second, which lives: what it has it must not lose, or it would be written once more
     second = new_worker()
     second.start()
     until(lambda: backlog.count_told() == EVENTS + BATCH)
