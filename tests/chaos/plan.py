@@ -26,6 +26,8 @@ LONG_FORM_EACH = 20
 _LANES_AT_ONCE = 3
 #: Seconds until things work again after a round, as far as the length of a run is concerned.
 _RECOVERY_S = 3.0
+#: Seconds that starting everything and counting at the end take, likewise.
+_AROUND_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Plan:
     @property
     def takes_s(self) -> float:
         """How long the run takes, about."""
-        return sum(map(_round_takes_s, self.rounds))
+        return _AROUND_S + sum(map(_round_takes_s, self.rounds))
 
     def counts(self) -> Counter[str]:
         """Faults by kind."""
@@ -157,7 +159,7 @@ def make_plan(
     chosen = {name: kind for name, kind in KINDS.items() if name in kinds and broker in kind.brokers}
     decks = {lane: _deck(draw, lane, chosen, each) for lane in ("pool", "producers", "broker", "database")}
     rounds: list[Round] = []
-    left_s = None if minutes is None else minutes * 60
+    left_s = None if minutes is None else minutes * 60 - _AROUND_S
     for lanes in _deal(draw, broker, decks):
         if left_s is not None:
             left_s -= _round_takes_s(lanes)

@@ -184,23 +184,27 @@ def _adopt(site: Site, outcome: Outcome, say: Say) -> None:
     """The next producer of each folder sends what the others left; nobody does anything by hand."""
     places = {(writer.spool, writer.port) for writer in [*site.writers, *site.past_writers]}
     for number, (folder, port) in enumerate(sorted(places)):
-        adopter = Writer(site, f"adopter{number}", is_journaled=True, spool=folder, port=port)
+        adopter = Writer(site, f"adopter{number}", is_journaled=True, spool=folder, port=port, events=1)
         site.past_writers.append(adopter)
         deadline = time.monotonic() + 4 * STALL_S
-        # It may itself leave something: closing does not wait long for answers.
+        # More than once: a file that was just being given back is adopted by a later look.
         while site.spooled(folder) and time.monotonic() < deadline:
             adopter.start()
             with suppress(Missed):
-                _wait_for_empty(site, folder)
+                _wait_for_empty(site, adopter)
             adopter.end()
             say(f"  {folder.name} was adopted by {adopter.process.name}")
         if left := site.spooled(folder):
             outcome.errors.append(f"left in {folder.name}: {', '.join(path.name for path in left)}")
 
 
-def _wait_for_empty(site: Site, folder: Path) -> None:
-    """Only the adopter's own spool is left."""
-    until(lambda: len(site.spooled(folder)) <= 1, STALL_S, what=f"an empty {folder.name}")
+def _wait_for_empty(site: Site, adopter: Writer) -> None:
+    """Only the adopter's own file is left, and all that it sent was answered."""
+    until(
+        lambda: len(site.spooled(adopter.spool)) <= 1 and adopter.status().get("unreceipted") == 0,
+        STALL_S,
+        what=f"an empty {adopter.spool.name}",
+    )
 
 
 def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:

@@ -71,11 +71,22 @@ class Writer:
         spool: The folder for what is not answered.
         port: Of a proxy to the broker; what is spooled belongs to an address, so to this port.
         room: Bytes that the spool may take; None for plenty.
+        events: How many it publishes; None for no end.
     """
 
-    def __init__(self, site: Site, name: str, *, is_journaled: bool, spool: Path, port: int, room: int | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        name: str,
+        *,
+        is_journaled: bool,
+        spool: Path,
+        port: int,
+        room: int | None = None,
+        events: int | None = None,
+    ) -> None:
         self.name, self.is_journaled, self.spool, self.port = name, is_journaled, spool, port
-        self._site, self._room = site, room
+        self._site, self._room, self._events = site, room, events
         self._starts = 0
         self.processes: list[LocalProcess] = []
 
@@ -109,6 +120,7 @@ class Writer:
         words += ["--durability", "journal" if self.is_journaled else "spill", "--started-at", str(self._site.started_at)]
         words += ["--culprit-one-in", str(self._site.shape.culprit_one_in)]
         words += ["--room", str(self._room)] if self._room else []
+        words += ["--events", str(self._events)] if self._events else []
         env = {"PYTHONPATH": str(ROOT)}
         process = LocalProcess(
             mark, words, log=self._site.folder / f"{mark}.out", env=env, cwd=ROOT, ready=lambda _: self._has_published()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import signal
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["LoggedProducer", "main"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAUSE_S = 0.01
+#: Seconds between two words of the producer about itself.
+_TELL_S = 0.3
 
 
 class LoggedProducer:
@@ -47,7 +50,7 @@ class LoggedProducer:
     def tell(self) -> None:
         """Put the producer's own word into the log."""
         status = self.producer.status()
-        self._log.tell(accepted=status.accepted, dropped=dict(status.dropped), error=status.last_error)
+        self._log.tell(accepted=status.accepted, dropped=dict(status.dropped), unreceipted=status.unreceipted)
 
 
 def main() -> None:
@@ -63,16 +66,18 @@ def main() -> None:
     signal.signal(signal.SIGINT, end)
     writer = LoggedProducer(make_producer(args.url, args.mark, args.durability, args.spool, args.room), Log(args.log))
     drafts = Drafts(random.Random(args.seed), args.mark, args.started_at, time.time, args.culprit_one_in)
-    began, published = time.monotonic(), 0
+    began, published, told_at = time.monotonic(), 0, 0.0
     while not is_ended:
-        due = int((time.monotonic() - began) * args.rate)
+        now = time.monotonic()
+        due = min(int((now - began) * args.rate), args.events or sys.maxsize)
         for _ in range(min(due - published, 50)):
             writer.publish(drafts.next())
             published += 1
         if due - published > 200:
             # The machine was slower than the rate: what was missed is not made up for.
-            began, published = time.monotonic(), 0
-        if args.room and published % 50 == 0:
+            began, published = now, 0
+        if now - told_at > _TELL_S:
+            told_at = now
             writer.tell()
         time.sleep(_PAUSE_S)
     writer.producer.close(args.close_s)
@@ -101,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--durability", required=True)
     parser.add_argument("--spool", type=Path, required=True)
+    parser.add_argument("--events", type=int, help="publish so many and wait; no end by default")
     parser.add_argument("--room", type=int)
     parser.add_argument("--started-at", type=float, required=True)
     parser.add_argument("--culprit-one-in", type=int, default=100)
