@@ -40,6 +40,8 @@ _RANGES_PER_ENVELOPE = 500
 #: Events and bytes that move to the spool at one time: a publisher who finds no room moves that many, and has room for as many.
 _MOVE_EVENTS = 1_000
 _MOVE_BYTES = 1024 * 1024
+#: Seconds that a publisher waits for another one's move, before the policy is asked.
+_AWAIT_MOVE_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +50,7 @@ class _Move:
 
     events: list[tuple[int, bytes, float]]
     size: int
+    thread: int
     envelope: Envelope | None = None
 
 
@@ -131,7 +134,7 @@ class Buffer:
         if self._options.policy != "raise":
             return [self.accept(event) for event in events]
         size = sum(map(len, events))
-        while not self._has_room(size, len(events)) and self.move_to_spool():
+        while not self._has_room(size, len(events)) and (self.move_to_spool() or self._await_move()):
             pass
         with self.lock:
             if not self._has_room(size, len(events)):
@@ -167,7 +170,7 @@ class Buffer:
         return len(self._pending) >= self._options.batch_events or self._pending_bytes >= self._options.batch_bytes
 
     def _accept_crowded(self, event: bytes, size: int) -> int:
-        while not self.is_closing and self.move_to_spool():
+        while not self.is_closing and (self.move_to_spool() or self._await_move()):
             with self.lock:
                 if self._has_room(size):
                     return self.accept(event)
@@ -345,8 +348,16 @@ class Buffer:
             self.spool.confirm(move.envelope)  # while it was written
         return is_moved
 
+    def _await_move(self) -> bool:
+        """Wait until others have moved what there was to move; False when nobody does, or their disk hangs."""
+        with self.lock:
+            others = [move for move in self._moving if move.thread != threading.get_ident()]
+            if not others:
+                return False
+            return self.progress.wait_for(lambda: others[0] not in self._moving, _AWAIT_MOVE_S)
+
     def _begin_move(self) -> _Move | None:
-        move = _Move([], 0)
+        move = _Move([], 0, threading.get_ident())
         while self._pending and len(move.events) < _MOVE_EVENTS and move.size < _MOVE_BYTES:
             move.events.append(self._pending.popleft())
             move.size += len(move.events[-1][1])
@@ -358,7 +369,7 @@ class Buffer:
                 return None
             accepted_at = self._accepted_at.get(envelope.seq, self.oldest_at)
             rows = [(seq, event, accepted_at) for seq, event in enumerate(envelope.events, envelope.seq)]
-            move = _Move(rows, sum(map(len, envelope.events)), envelope)
+            move = _Move(rows, sum(map(len, envelope.events)), move.thread, envelope)
         self._moving.append(move)
         return move
 
@@ -378,6 +389,7 @@ class Buffer:
             self._pending.extendleft(reversed(move.events))
             self._pending_bytes += move.size
         self.work.notify_all()
+        self.progress.notify_all()
         return is_moved and move.envelope is not None and not is_in_flight
 
     def _take_out(self, envelope: Envelope) -> float | None:

@@ -227,9 +227,9 @@ class Outbox:
     def _supervise(self) -> None:
         if not self.sender.is_running:
             processes.close_at_exit(self)
-            self.sender.start()
             if self.options.durability == "journal":
-                self._listen()
+                self._listen()  # first, so that the first message has an address already
+            self.sender.start()
         self._tell_late()
 
     def _tell_late(self) -> None:

@@ -57,7 +57,7 @@ def default_folder() -> Path:
 def address_of(broker_url: str, queue: str) -> str:
     """Where events go, for people and to tell one destination from another: without user and password."""
     parts = urlsplit(broker_url)
-    kind = parts.scheme.rstrip("s") if parts.scheme in ("rediss", "amqps") else parts.scheme
+    kind = parts.scheme.removesuffix("s") if parts.scheme in ("rediss", "amqps") else parts.scheme
     path = parts.path.strip("/") or ("0" if kind == "redis" else "")
     return f"{kind}://{parts.hostname or 'localhost'}:{parts.port or _PORTS.get(kind, 0)}/{path} {queue}"
 

@@ -1,7 +1,7 @@
 """
 All spool files of one outbox: its own, made when the first event comes to it, and those it has adopted.
 
-One lock, reentrant as the buffer's and never held around the network. Who needs both takes the buffer's first. Trouble with the
+One lock, never held around the network. Who needs the buffer's too takes that first. Trouble with the
 disk is kept and told by `tell`, because a handler of logging may publish.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from penstock_producers.options import Options
 from penstock_producers.spool import folder
 from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
+from penstock_producers.spool.section import Section
 from penstock_producers.spool.stock import Stock
 from penstock_schemas.answer import SeqRange
 from penstock_schemas.wire import Envelope
@@ -55,7 +56,7 @@ class Spool:
         wake: Callable[[], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lock = threading.RLock()
+        self._section = Section()
         self.is_journal = options.durability == "journal"
         #: Read without the lock: whether there is anything to be sent from disk, and the age of it.
         self.has_unsent = False
@@ -92,8 +93,8 @@ class Spool:
 
     def append(self, rows: Sequence[tuple[int, bytes]], accepted_at: float) -> bool:
         """Move events to disk. False when the disk refuses; then none of them is there."""
-        with self.lock:
-            stock = self._own_stock()
+        with self._section:
+            stock = None if self._section.is_interrupting else self._own_stock()
             if stock is None:
                 return False
             try:
@@ -107,25 +108,42 @@ class Spool:
         return True
 
     def journal(self, rows: Sequence[tuple[int, bytes]]) -> bool:
-        """Write events that are held in memory too. False when the disk refuses; then none of them is there."""
-        with self.lock:
-            stock = self._own_stock()
-            if stock is None:
-                return False
-            try:
-                stock.journal(rows)
-            except (SpoolRefused, SpoolCorrupt) as exc:
-                self._refuse(exc)
-                return False
-            self._is_in_trouble = False
+        """
+        Write events that are held in memory too. False when the disk refuses; then none of them is there.
+
+        An event that interrupts the writing of another, by a signal handler or a finalizer of the same thread, is written
+        directly after that one: it returns a moment before it is on disk.
+        """
+        with self._section:
+            if not self._section.is_interrupting:
+                return self._journal(rows)
+            self._section.later(partial(self._journal, rows))
             return True
+
+    def _journal(self, rows: Sequence[tuple[int, bytes]]) -> bool:
+        stock = self._own_stock()
+        if stock is None:
+            return False
+        try:
+            stock.journal(rows)
+        except (SpoolRefused, SpoolCorrupt) as exc:
+            self._refuse(exc)
+            return False
+        self._is_in_trouble = False
+        return True
 
     def leave_unsent(self, seq: int) -> None:
         """A journaled event has no room in memory: it is sent from disk."""
-        with self.lock:
-            if self._own is not None:
-                self._own.leave_unsent(seq, self._now())
-                self._look(self._own)
+        with self._section:
+            if self._section.is_interrupting:
+                self._section.later(partial(self._leave_unsent, seq))
+            else:
+                self._leave_unsent(seq)
+
+    def _leave_unsent(self, seq: int) -> None:
+        if self._own is not None:
+            self._own.leave_unsent(seq, self._now())
+            self._look(self._own)
 
     def _own_stock(self) -> Stock | None:
         """None while the disk refuses."""
@@ -199,7 +217,7 @@ class Spool:
             limit_bytes: Of each envelope, and about four times as many in all.
             reply_to: Of each envelope.
         """
-        with self.lock:
+        with self._section:
             stocks = [stock for stock in (self._own, *self._adopted) if stock is not None and _has_something(stock)]
             self._turn += 1
             turned = self._turn % len(stocks) if stocks else 0
@@ -217,7 +235,7 @@ class Spool:
 
     def _next_of(self, stock: Stock, start: int, limit_events: int, limit_bytes: int, reply_to: str | None) -> Envelope | None:
         # The lock is given back between envelopes, so that publish() in journal mode waits for one being read at most.
-        with self.lock:
+        with self._section:
             if stock.file is None:
                 return None
             try:
@@ -235,7 +253,7 @@ class Spool:
         return None
 
     def _set_aside(self, stock: Stock, reason: Exception) -> None:
-        with self.lock:
+        with self._section:
             if stock is self._own:
                 self._own = None
             elif stock in self._adopted:
@@ -250,7 +268,7 @@ class Spool:
 
     def confirm(self, envelope: Envelope) -> int:
         """The broker has it. How many of its events were counted as on disk and unsent, of this epoch."""
-        with self.lock:
+        with self._section:
             stock = self._stock_of(envelope.epoch)
             if stock is None:
                 return 0
@@ -264,7 +282,7 @@ class Spool:
 
     def sweep(self) -> None:
         """Delete what is done, and give back adopted files that are empty. What the disk refuses is tried again later."""
-        with self.lock:
+        with self._section:
             for stock in [stock for stock in (self._own, *self._adopted) if stock is not None]:
                 with suppress(SpoolRefused, SpoolCorrupt):
                     stock.sweep()
@@ -296,7 +314,7 @@ class Spool:
                 logger.info("%s is adopted later: %s", path, exc)
                 lock.release(is_done=False)
                 continue
-            with self.lock:
+            with self._section:
                 if self.is_closed:
                     stock.close()
                     break
@@ -324,7 +342,7 @@ class Spool:
         Args:
             next_seq: The number after this epoch's last one, where nothing of it was lost: for who adopts the file.
         """
-        with self.lock:
+        with self._section:
             self.is_closed = True
             if self._own is not None and next_seq is not None and self._own.rows:
                 self._own.next_seq = next_seq
@@ -341,13 +359,13 @@ class Spool:
     @property
     def unsent(self) -> int:
         """Events that are to be sent from disk, adopted ones included."""
-        with self.lock:
+        with self._section:
             return sum(stock.unsent.count for stock in self._stocks())
 
     @property
     def unreceipted(self) -> int:
         """Events of journals, adopted ones included, that have no receipt."""
-        with self.lock:
+        with self._section:
             return sum(stock.rows.count for stock in self._stocks() if stock.is_journal)
 
     @property
@@ -377,7 +395,7 @@ class Spool:
     def overdue(self) -> Mapping[UUID, Sequence[SeqRange]]:
         first_held = self._first_held()
         self.sweep()
-        with self.lock:
+        with self._section:
             journals = [stock for stock in self._stocks() if stock.is_journal]
             for stock in journals:
                 first = min(stock.unsent.first, first_held if stock is self._own else math.inf)
@@ -386,7 +404,7 @@ class Spool:
             return {stock.epoch: ranges for stock in journals if (ranges := stock.overdue())}
 
     def settled(self, epoch: UUID, outcome: str, first: int, last: int) -> None:  # noqa: ARG002  # every outcome is an end
-        with self.lock:
+        with self._section:
             stock = self._stock_of(epoch)
             if stock is None or not stock.is_journal:
                 return
@@ -397,7 +415,7 @@ class Spool:
             self.sweep()
 
     def unknown(self, epoch: UUID, first: int, last: int) -> None:
-        with self.lock:
+        with self._section:
             stock = self._stock_of(epoch)
             if stock is None or not stock.is_journal or not stock.lose(first, last):
                 return

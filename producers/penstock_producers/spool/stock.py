@@ -23,7 +23,7 @@ from penstock_schemas.wire import Envelope
 __all__ = ["Stock"]
 
 #: Seconds after its confirm that a receipt may take, before it is asked for.
-_RECEIPT_S = 5.0
+_RECEIPT_S = 2.0
 #: Ranges of one question.
 _MAX_RANGES = 300
 #: Seconds between the ages that are remembered of events in the file.

@@ -1,0 +1,416 @@
+"""Durability "spill" and the spool around it, over the in-memory broker; processes are forks that kill themselves."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import resource
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock_producers import BufferFull, Producer, TransportError
+from penstock_producers.spool import spool as spool_module
+from penstock_producers.spool.listing import list_spools
+from penstock_producers.testing import MemoryTransport
+from tests.producing import Drops, ScriptedBroker, ScriptedTransport, eventually, in_child
+from tests.records import Pair
+from tests.spooling import away_producer, files, killed, memory_producer, pairs, spooled
+
+# Python 3.12 warns at every fork under threads; that it is safe is what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+PAIR = Pair(tenant="a", number=1)
+
+
+def seqs(transport: MemoryTransport) -> list[int]:
+    return sorted(event.seq for event in transport.events())
+
+
+def spill_and_die(count: int, **options: Any) -> None:
+    """A producer that spools what it published, and is killed."""
+
+    def work() -> None:
+        producer = away_producer(**options)
+        producer.publish_many(pairs(count))
+        eventually(spooled(producer, count))
+
+    killed(work)
+
+
+def test_without_trouble_there_is_no_file(spool_folder: Path) -> None:
+    transport = MemoryTransport()
+    with memory_producer(transport) as producer:
+        producer.publish_many(pairs(100))
+        assert producer.flush(60)
+    assert (seqs(transport), files(spool_folder)) == (list(range(100)), [])
+
+
+def test_a_broker_that_is_away_empties_memory_onto_the_disk_and_gets_all_when_it_is_back(spool_folder: Path) -> None:
+    transport = MemoryTransport()
+    transport.is_away = True
+    with memory_producer(transport, retry_max_s=0.05) as producer:
+        producer.publish_many(pairs(3_000))
+        eventually(spooled(producer, 3_000))
+        status = producer.status()
+        assert (status.pending_writes, status.pending_bytes, status.is_synced, status.dropped) == (3_000, 0, False, {})
+        assert (status.breaker in ("open", "half_open"), status.oldest_age_s > 0) == (True, True)
+        assert status.next_sync_time is not None
+        assert files(spool_folder) == ["lock", "spool", "spool-shm", "spool-wal"]
+        transport.is_away = False
+        assert producer.flush(60)
+        status = producer.status()
+        assert (status.confirmed, status.pending_writes, status.spooled, status.breaker) == (3_000, 0, 0, "closed")
+        assert (status.is_synced, status.next_sync_time, status.oldest_age_s) == (True, None, 0.0)
+        assert status.sync_latency_s is not None
+        assert status.last_sync_time is not None
+        producer.publish(PAIR)
+        assert producer.flush(60)
+    assert seqs(transport) == list(range(3_001))
+    assert (transport.envelopes[-1].is_closed, transport.envelopes[-1].seq) == (True, 3_001)
+    assert files(spool_folder) == []
+
+
+def test_a_broker_that_hangs_loses_nothing_either() -> None:
+    """The sender hangs in the broker: it is another thread that writes; what is in flight is written too."""
+    release = threading.Event()
+
+    class Hanging(ScriptedTransport):
+        def send(self, envelopes: Any, on_confirmed: Any) -> None:
+            release.wait(120)
+            super().send(envelopes, on_confirmed)
+
+    transport = Hanging()
+    producer = Producer("redis://unused", name="shop", linger_s=0, broker=ScriptedBroker(transport))
+    producer.publish_many(pairs(700))
+    eventually(spooled(producer, 700))
+    assert producer.status().breaker == "closed"
+    release.set()
+    assert producer.flush(60)
+    # What was in flight was confirmed late: by that its rows are gone, and it is sent once.
+    sent = [seq for envelope in transport.confirmed for seq in range(envelope.seq, envelope.seq + len(envelope.events))]
+    assert sorted(sent) == list(range(700))
+    assert producer.status().confirmed == 700
+    producer.close()
+
+
+def test_a_full_memory_goes_to_disk_and_not_to_the_policy() -> None:
+    transport = MemoryTransport()
+    transport.is_away = True
+    with memory_producer(transport, max_events=100, policy="raise", retry_min_s=1_000, retry_max_s=1_000) as producer:
+        producer.publish_many(pairs(90))
+        eventually(lambda: producer.status().failures)
+        for record in pairs(5_000):
+            producer.publish(record)
+        producer.publish_many(pairs(80))
+        status = producer.status()
+        assert (status.pending_writes, status.dropped) == (5_170, {})
+        assert status.spooled >= 5_070
+        transport.is_away = False
+        assert producer.sync(60)
+    assert seqs(transport) == list(range(5_170))
+
+
+def test_a_killed_producers_events_are_sent_by_the_next_under_their_own_name(spool_folder: Path) -> None:
+    spill_and_die(2_500, name="killed")
+    (seen,) = list_spools(spool_folder)
+    assert (seen.state, seen.producer, seen.durability, seen.events) == ("orphan", "killed", "spill", 2_500)
+    transport = MemoryTransport()
+    with memory_producer(transport, name="next") as producer:
+        producer.publish(PAIR)
+        eventually(lambda: len(transport.events()) == 2_501)
+        assert producer.sync(60)
+        assert producer.status().adopted == 2_500
+    adopted = [envelope for envelope in transport.envelopes if envelope.producer == "killed"]
+    assert {str(envelope.epoch) for envelope in adopted} == {seen.epoch}
+    assert sorted(seq for e in adopted for seq in range(e.seq, e.seq + len(e.events))) == list(range(2_500))
+    # Its memory may have held more: nobody says that there was an end.
+    assert [envelope for envelope in adopted if envelope.is_closed] == []
+    assert files(spool_folder) == []
+
+
+def test_when_the_exit_deadline_passes_the_next_process_sends_and_tells_the_end(spool_folder: Path) -> None:
+    def work() -> list[Any]:
+        producer = away_producer(name="first", retry_min_s=1_000, retry_max_s=1_000, spool_folder=spool_folder)
+        producer.publish_many(pairs(1_200))
+        return [producer.close(0.05), producer.status().dropped, producer.status().is_closed]
+
+    assert in_child(work) == [False, {}, True]
+    transport = MemoryTransport()
+    with memory_producer(transport, spool_folder=spool_folder) as producer:
+        assert producer.sync(60)
+    assert seqs(transport) == list(range(1_200))
+    assert [(e.producer, e.seq) for e in transport.envelopes if e.is_closed] == [("first", 1_200)]
+    assert files(spool_folder) == []
+
+
+def test_the_end_of_a_process_spools_what_its_producers_hold(spool_folder: Path) -> None:
+    def work() -> str:
+        from penstock_producers import processes
+
+        producer = away_producer(exit_deadline_s=0.05)
+        producer.publish_many(pairs(10))
+        processes._close_all()
+        return "done"
+
+    assert in_child(work) == "done"
+    assert [(seen.state, seen.events) for seen in list_spools(spool_folder)] == [("orphan", 10)]
+
+
+def test_two_that_start_at_once_adopt_a_file_once() -> None:
+    for _ in range(3):
+        spill_and_die(200)
+    transports = [MemoryTransport(), MemoryTransport()]
+    producers = [memory_producer(transport) for transport in transports]
+    threads = [threading.Thread(target=producer.sync, args=(60,)) for producer in producers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(producer.status().adopted for producer in producers) == 600
+    events = [(event.event_id) for transport in transports for event in transport.events()]
+    assert (len(events), len(set(events))) == (600, 600)
+    for producer in producers:
+        producer.close()
+
+
+def test_files_of_other_destinations_are_left_alone(spool_folder: Path) -> None:
+    spill_and_die(5)
+    transport = MemoryTransport()
+    with memory_producer(transport, queue="other") as producer:
+        assert producer.sync(60)
+    assert ([seen.events for seen in list_spools(spool_folder)], transport.events()) == ([5], [])
+
+
+def test_own_and_adopted_events_do_not_wait_for_each_other() -> None:
+    for _ in range(2):
+        spill_and_die(100)
+    transport = MemoryTransport()
+    transport.is_away = True
+    producer = memory_producer(transport, batch_events=1, retry_min_s=1_000, retry_max_s=1_000)
+    producer.publish_many(pairs(100))
+    eventually(spooled(producer, 100))
+    assert not producer.sync(0)
+    transport.is_away = False
+    assert producer.sync(60)
+    epochs = [envelope.epoch for envelope in transport.envelopes if envelope.events]
+    assert len(set(epochs[:10])) == 3
+    producer.close()
+
+
+def test_what_cannot_be_read_is_set_aside_and_holds_up_nothing(spool_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        spill_and_die(50)
+    first, second, _ = list_spools(spool_folder)
+    for seen in (first, second):
+        # Else SQLite finds all of it in the log.
+        seen.path.with_name(seen.path.name + "-wal").unlink()
+    first.path.write_bytes(b"garbage" * 5_000)
+    second.path.write_bytes(second.path.read_bytes()[:100])
+    transport = MemoryTransport()
+    with memory_producer(transport) as producer:
+        assert producer.sync(60)
+    assert len(transport.events()) == 50
+    aside = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [f"{seen.path}.corrupt" in told for seen, told in zip((first, second), aside, strict=True)] == [True, True]
+    assert [seen.state for seen in list_spools(spool_folder)] == ["corrupt", "corrupt"]
+
+
+def test_a_full_spool_leaves_the_rest_to_the_policy_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    drops = Drops()
+    transport = MemoryTransport()
+    transport.is_away = True
+    text = "x" * 1_000
+    options: dict[str, Any] = {"max_events": 20, "spool_max_bytes": 200_000, "on_drop": drops}
+    with memory_producer(transport, retry_min_s=1_000, retry_max_s=1_000, **options) as producer:
+        for number in range(500):
+            producer.publish(Pair(tenant="a", number=number, text=text))
+        status = producer.status()
+        assert status.pending_writes + status.dropped["buffer_full"] == 500
+        assert 100 < status.spooled < 200
+        assert sum(count for count, _ in drops.told) == status.dropped["buffer_full"]
+        eventually(lambda: [record for record in caplog.records if "takes nothing" in record.getMessage()])
+        transport.is_away = False
+        assert producer.sync(60)
+        # The disk has room again.
+        assert producer.status().spooled == 0
+    kept = seqs(transport)
+    carried = [part for envelope in transport.envelopes for part in envelope.dropped]
+    assert sorted([*kept, *(seq for part in carried for seq in range(part.first, part.last + 1))]) == list(range(500))
+    assert len([record for record in caplog.records if "takes nothing" in record.getMessage()]) == 1
+
+
+def test_a_refused_append_is_not_tried_at_every_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        tried.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool_module.folder, "prepare", refuse)
+    with away_producer(max_events=10, durability="spill", exit_deadline_s=0) as producer:
+        started = time.monotonic()
+        for record in pairs(5_000):
+            producer.publish(record)
+        assert len(tried) <= 2 + time.monotonic() - started
+        assert producer.status().dropped["buffer_full"] == 4_990
+
+
+def test_policy_raise_is_asked_when_the_disk_refuses_too(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with away_producer(max_events=3, policy="raise", spool_folder=tmp_path / "file" / "no", exit_deadline_s=0) as producer:
+        producer.publish_many(pairs(3))
+        with pytest.raises(BufferFull):
+            producer.publish(PAIR)
+        with pytest.raises(BufferFull):
+            producer.publish_many(pairs(2))
+        assert producer.status().accepted == 3
+
+
+def test_a_forked_child_leaves_its_parents_spool_alone() -> None:
+    transport = MemoryTransport()
+    transport.is_away = True
+    with memory_producer(transport) as producer:
+        producer.publish_many(pairs(300))
+        eventually(spooled(producer, 300))
+
+        def child() -> list[Any]:
+            before = producer.status()
+            producer.publish_many(pairs(40))
+            eventually(spooled(producer, 40))
+            gc.collect()
+            return [before.accepted, before.spooled, producer.close(0)]
+
+        for _ in range(3):
+            assert in_child(child) == [0, 0, False]
+        producer.publish_many(pairs(5))
+        transport.is_away = False
+        # The children's files are orphans by now: they are sent as well.
+        assert producer.sync(60)
+        assert producer.status().confirmed == 305
+        assert producer.status().adopted == 120
+    assert len(transport.events()) == 425
+
+
+def test_forks_while_threads_spool_do_not_deadlock() -> None:
+    with away_producer(max_events=50, exit_deadline_s=0) as producer:
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                producer.publish(PAIR)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(5):
+                assert in_child(lambda: [producer.publish_many(pairs(200))[-1].seq, producer.close(0)]) == [199, False]
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        # While events are moving they count twice, for a moment.
+        eventually(lambda: (status := producer.status()).pending_writes == status.accepted)
+        assert producer.status().dropped == {}
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_write_loses_nothing_that_was_kept() -> None:
+    """A limit of the operating system, in place of a full file system: writes past it fail like those."""
+
+    def work() -> list[Any]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+        transport = MemoryTransport()
+        transport.is_away = True
+        producer = memory_producer(transport, max_events=50)
+        for number in range(1_500):
+            producer.publish(Pair(tenant="a", number=number, text="x" * 1_000))
+        status = producer.status()
+        kept = status.accepted - status.dropped["buffer_full"]
+        # Sent while the disk is still full: neither reading nor forgetting needs room.
+        transport.is_away = False
+        is_synced = producer.sync(60)
+        arrived = {event.seq for event in transport.events()}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        left = producer.status().spooled
+        return [kept > 100, is_synced, len(arrived) == kept, left, producer.close(60)]
+
+    assert in_child(work) == [True, True, True, 0, True]
+
+
+def test_a_dead_keeper_is_replaced() -> None:
+    producer = away_producer(retry_max_s=0.05)
+    keeper = producer._outbox.keeper
+    assert keeper is not None
+    turns = iter([SystemExit("a thread that ends")])
+
+    def fail_once() -> None:
+        for error in turns:
+            raise error
+
+    keeper._on_turn = fail_once
+    producer.publish_many(pairs(10))
+    eventually(spooled(producer, 10))
+    eventually(lambda: not keeper.is_running or next(turns, None) is None)
+    producer.publish_many(pairs(10))
+    eventually(spooled(producer, 20))
+    producer.close(0)
+
+
+def test_sync_does_not_wait_for_the_next_attempt() -> None:
+    transport = MemoryTransport()
+    transport.is_away = True
+    with memory_producer(transport, retry_min_s=1_000, retry_max_s=1_000) as producer:
+        producer.publish_many(pairs(10))
+        eventually(lambda: producer.status().failures)
+        assert not producer.sync(0.01)
+        eventually(lambda: producer.status().failures > 1)
+        transport.is_away = False
+        assert producer.sync(60)
+        assert producer.status().is_synced
+
+
+def test_while_the_broker_is_away_one_message_is_risked() -> None:
+    class Counting(MemoryTransport):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attempts: list[int] = []
+
+        def send(self, envelopes: Any, on_confirmed: Any) -> None:
+            self.attempts.append(len(envelopes))
+            if len(self.attempts) < 8:
+                raise TransportError("away")
+            super().send(envelopes, on_confirmed)
+
+    transport = Counting()
+    with memory_producer(transport, batch_events=10) as producer:
+        producer.publish_many(pairs(300))
+        assert producer.flush(60)
+    assert transport.attempts[3:8] == [1] * 5
+    assert max(transport.attempts[8:]) > 1
+    assert seqs(transport) == list(range(300))
+
+
+def test_memory_alone_has_neither_folder_nor_keeper(spool_folder: Path) -> None:
+    producer = away_producer(durability="memory")
+    producer.publish_many(pairs(3))
+    assert producer.close(0) is False
+    assert producer.status().dropped == {"close_deadline": 3}
+    assert not spool_folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"durability": "disk"}, "durability 'disk': choose one of spill, journal, memory"),
+        ({"durability": "memory", "fsync": True}, "fsync needs a durability with a disk"),
+        ({"spool_max_bytes": 0}, "spool_max_bytes must be above 0"),
+    ],
+)
+def test_wrong_options_are_refused(wrong: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Producer("redis://unused", **wrong)
