@@ -68,10 +68,14 @@ def read_events(broker_url: str) -> list[str]:
         body = json.loads(message.body)
         found.extend(event_id(UUID(body["epoch"]), body["seq"] + place) for place in range(len(body["events"])))
 
-    with Connection(broker_url, connect_timeout=20) as connection, connection.channel() as channel:
-        with Consumer(channel, [Queue(QUEUE, no_declare=True)], on_message=keep, no_ack=True):
-            while True:
-                try:
-                    connection.drain_events(timeout=1)
-                except TimeoutError:
-                    return found
+    queue = Queue(QUEUE, no_declare=True)
+    with (
+        Connection(broker_url, connect_timeout=20) as connection,
+        connection.channel() as channel,
+        Consumer(channel, [queue], on_message=keep, no_ack=True),
+    ):
+        while True:
+            try:
+                connection.drain_events(timeout=1)
+            except TimeoutError:
+                return found
