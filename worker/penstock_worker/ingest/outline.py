@@ -7,12 +7,14 @@ import re
 __all__ = ["split_events"]
 
 # Possessive (*+, ++) and with a string that may end with the body, so that no body is read twice over: a quotation mark that is
-# never closed would otherwise be tried again at every one that follows.
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
+# never closed would otherwise be tried again at every one that follows. Most strings end at the next quotation mark, which is
+# found several times as fast as by looking for backslashes as well.
+_STRING = rb'"(?:[^"]*+(?<!\\)"|[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z))'
 #: What tells events apart, down to the list of events.
 _TOKEN = re.compile(_STRING + rb"|[\[\]{},:]", re.DOTALL)
 #: Inside an event: whatever is no bracket, then brackets of one direction.
-_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+([\[{]++|[\]}]++)", re.DOTALL)
+_OTHER = rb'[^"\[\]{}]*+'
+_BRACKETS = re.compile(_OTHER + rb"(?:" + _STRING + _OTHER + rb")*+([\[{]++|[\]}]++)", re.DOTALL)
 #: Inside the envelope, inside the list of events.
 _LIST_DEPTH = 2
 
