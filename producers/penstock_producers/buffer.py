@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, Drops
+from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, SPOOL_CORRUPT, Drops
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.options import Options
 from penstock_producers.ranges import Ranges
@@ -328,6 +328,23 @@ class Buffer:
         self.work.notify_all()
 
     # --- on the way to the spool
+
+    def lose(self, ranges: Sequence[SeqRange]) -> None:
+        """The spool cannot read these any more: they count as dropped."""
+        count = 0
+        with self.lock:
+            for first, last in ranges:
+                for seq in range(first, last + 1):
+                    self.drops.add(seq, SPOOL_CORRUPT)
+                count += last - first + 1
+            self.work.notify_all()
+            self.progress.notify_all()
+        self._tell(count, SPOOL_CORRUPT)
+
+    def take_drops(self) -> list[DroppedRange]:
+        """Dropped numbers that no envelope has told of; they are the caller's to tell now."""
+        with self.lock:
+            return self.drops.take(_RANGES_PER_ENVELOPE)
 
     def stalled_at(self) -> float:
         """Since when the broker has confirmed nothing although there was something to confirm; infinity for not at all."""

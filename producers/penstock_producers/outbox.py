@@ -69,7 +69,7 @@ class Outbox:
 
     def _add_spool(self) -> None:
         buffer = self.buffer
-        spool = Spool(self.options, self.epoch, self.address, first_held=buffer.first_held, wake=buffer.wake)
+        spool = Spool(self.options, self.epoch, self.address, first_held=buffer.first_held, wake=buffer.wake, lose=buffer.lose)
         self.buffer.spool = self.spool = spool
         self.keeper = Keeper(self.options, buffer, spool, is_away=self._is_away, on_turn=self._listen)
 
@@ -152,7 +152,10 @@ class Outbox:
             self.keeper.stop()
         self.answers.watch(None)
         if self.spool is not None:
-            self.spool.close(self.buffer.next_seq if is_whole else None)
+            if is_whole:
+                self.spool.close(self.buffer.next_seq, self.buffer.take_drops())
+            else:
+                self.spool.close()
 
     def _end(self) -> None:
         """The sender's last act. A producer that nobody holds any more has nobody else to give its files back."""

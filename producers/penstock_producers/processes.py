@@ -3,14 +3,15 @@ What happens to producers when their process forks or ends.
 
 A fork: every producer of the child starts anew (epoch, buffer, connection); what the parent had accepted, the parent sends.
 
-An end: all producers send what they hold, at the same time, within one deadline. Which hook runs depends on the process:
+An end: all producers send what they hold, at the same time, within one deadline; the rest goes to their spools. Which hook runs
+depends on the process:
 
 | process                          | ends by                          | hook                                        |
 |----------------------------------|----------------------------------|---------------------------------------------|
 | a program                        | return, sys.exit                 | atexit                                      |
 | child of multiprocessing         | os._exit after its finalizers    | multiprocessing.util.Finalize               |
 | Celery's pool child, recycled too| os._exit after this signal       | celery.signals.worker_process_shutdown      |
-| anything killed by a signal      | at once                          | none: what was not confirmed is lost        |
+| anything killed by a signal      | at once                          | none: what is only in memory is lost        |
 
 The hooks are installed when a sender is started, in the process that starts it: multiprocessing forgets a parent's finalizers
 in the child, and Celery's signal can be found only where Celery is loaded (it is never imported from here).

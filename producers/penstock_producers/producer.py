@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
@@ -16,7 +17,7 @@ from penstock_producers.keys import key_json
 from penstock_producers.options import Durability, OnDrop, Options, Policy
 from penstock_producers.outbox import Outbox
 from penstock_producers.receipt import Receipt
-from penstock_producers.spool.folder import address_of
+from penstock_producers.spool.folder import address_of, default_folder, prepare
 from penstock_producers.status import Status
 from penstock_producers.transports import Broker, broker_for
 from penstock_schemas import Record, RecordTooLarge
@@ -38,8 +39,8 @@ class Producer:
         broker_url: redis://, rediss://, amqp:// or amqps://.
         name: Of the service, as dead letters and the ledger tell it; default: the program's name.
         policy:
-            When the buffer is full. "drop_newest" and "drop_oldest" count and report what they drop. "block" waits for room,
-            for at most `block_timeout_s`; "raise" does not wait.
+            When the buffer is full and the disk takes nothing. "drop_newest" and "drop_oldest" count and report what they drop.
+            "block" waits for room, for at most `block_timeout_s`; "raise" does not wait.
         durability:
             "spill" holds events in memory, and moves them to disk when the broker is away, memory is full or the process ends.
             "journal" writes each to disk before `publish` returns and keeps it there until the worker has stored it. "memory"
@@ -61,7 +62,7 @@ class Producer:
         broker: In place of the URL's; for tests.
 
     Raises:
-        ValueError: The URL or an option cannot be right.
+        ValueError: The URL or an option cannot be right, or a journal's folder cannot be written.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class Producer:
             spool_folder=Path(spool_folder) if spool_folder is not None else None,
             spool_max_bytes=spool_max_bytes,
         )
+        if durability == "journal":
+            _check_folder(options.spool_folder or default_folder())
         self._broker = broker or broker_for(broker_url, queue, timeout_s)
         self._outbox = Outbox(options, self._broker, address_of(broker_url, queue))
         processes.renew_after_fork(self)
@@ -249,6 +252,17 @@ class Producer:
         if parents.buffer.is_closing:
             self._outbox.begin_close()
         parents.leave_to_parent()
+
+
+def _check_folder(folder: Path) -> None:
+    """A journal without a disk is none: that is said at once, and not by dropping every event."""
+    try:
+        prepare(folder)
+        is_writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as exc:
+        raise ValueError(f"durability 'journal': the spool folder {folder} cannot be made: {exc.strerror}") from None
+    if not is_writable:
+        raise ValueError(f"durability 'journal': the spool folder {folder} cannot be written")
 
 
 def _upsert(record: Record, occurred_at: datetime | None) -> bytes:

@@ -73,10 +73,10 @@ class Publisher:
 
 
 @pytest.fixture
-def publisher(broker_url: str) -> Iterator[Callable[..., Publisher]]:
+def publisher() -> Iterator[Callable[..., Publisher]]:
     made: list[Publisher] = []
 
-    def start(durability: str, count: int, *flags: str) -> Publisher:
+    def start(broker_url: str, durability: str, count: int, *flags: str) -> Publisher:
         made.append(Publisher(broker_url, durability, count, *flags))
         return made[-1]
 
@@ -97,7 +97,7 @@ def ids(epoch: str, count: int) -> set[str]:
 def test_a_spilling_producer_killed_while_the_broker_is_away(
     broker_url: str, broker_server: ValkeyServer | RabbitServer, publisher: Callable[..., Publisher], spool_folder: Path
 ) -> None:
-    killed = publisher("spill", 1_000, "flush")
+    killed = publisher(broker_url, "spill", 1_000, "flush")
     broker_server.stop()
     killed.go()
     killed.read(999)
@@ -114,7 +114,7 @@ def test_a_spilling_producer_killed_while_the_broker_is_away(
 def test_a_spilling_producer_killed_while_the_broker_is_frozen(
     broker_url: str, broker_server: ValkeyServer | RabbitServer, publisher: Callable[..., Publisher], spool_folder: Path
 ) -> None:
-    killed = publisher("spill", 700, "flush")
+    killed = publisher(broker_url, "spill", 700, "flush")
     broker_server.pause()
     try:
         killed.go()
@@ -136,7 +136,7 @@ def test_a_journaling_producer_killed_at_any_moment(
     chance = random.Random(3)
     accepted: set[str] = set()
     for _ in range(3):
-        killed = publisher("journal", 100_000)
+        killed = publisher(broker_url, "journal", 100_000)
         killed.go()
         read = chance.randrange(1, 400)
         killed.read(read)
@@ -149,9 +149,10 @@ def test_a_journaling_producer_killed_at_any_moment(
 
 
 def test_drain_sends_and_says_what_is_left(
-    broker_url: str, broker_server: ValkeyServer | RabbitServer, publisher: Callable[..., Publisher], spool_folder: Path
+    valkey_url: str, valkey_server: ValkeyServer, publisher: Callable[..., Publisher], spool_folder: Path
 ) -> None:
-    killed = publisher("spill", 50, "flush")
+    broker_url, broker_server = valkey_url, valkey_server
+    killed = publisher(broker_url, "spill", 50, "flush")
     broker_server.stop()
     killed.go()
     killed.read(49)

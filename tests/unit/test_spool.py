@@ -395,6 +395,54 @@ def test_while_the_broker_is_away_one_message_is_risked() -> None:
     assert seqs(transport) == list(range(300))
 
 
+def test_an_own_file_that_breaks_is_set_aside_and_counted(spool_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drops = Drops()
+    transport = MemoryTransport()
+    transport.is_away = True
+    with memory_producer(transport, on_drop=drops, retry_min_s=1_000, retry_max_s=1_000) as producer:
+        producer.publish_many(pairs(300))
+        eventually(spooled(producer, 300))
+        (seen,) = list_spools(spool_folder)
+        spool = producer._outbox.spool
+        assert spool is not None
+        assert spool._own is not None
+        assert spool._own.file is not None
+        spool._own.file._connection.execute("DROP TABLE events")
+        transport.is_away = False
+        assert producer.sync(60)
+        status = producer.status()
+        assert (drops.told, status.dropped, status.is_synced) == ([(300, "spool_corrupt")], {"spool_corrupt": 300}, True)
+        producer.publish(PAIR)
+        assert producer.flush(60)
+    assert f"{seen.path}.corrupt" in caplog.text
+    carried = [(part.first, part.last, part.reason) for envelope in transport.envelopes for part in envelope.dropped]
+    assert carried == [(0, 299, "spool_corrupt")]
+    assert seqs(transport) == [300]
+
+
+def test_who_adopts_a_closed_producers_file_tells_its_drops_too() -> None:
+    def work() -> list[Any]:
+        options: dict[str, Any] = {"max_events": 10, "spool_max_bytes": 100_000, "retry_min_s": 1_000, "retry_max_s": 1_000}
+        producer = away_producer(**options)
+        for number in range(200):
+            producer.publish(Pair(tenant="a", number=number, text="x" * 1_000))
+        while producer.status().pending_bytes:
+            producer._outbox.spool._own.file._connection.execute("PRAGMA max_page_count = 1000")
+            producer._outbox.spool.refused_until = 0
+            time.sleep(0.01)
+        return [producer.close(0), producer.status().dropped["buffer_full"]]
+
+    is_sent, dropped = in_child(work)
+    assert not is_sent
+    transport = MemoryTransport()
+    with memory_producer(transport) as producer:
+        assert producer.sync(60)
+    (end,) = [envelope for envelope in transport.envelopes if envelope.is_closed]
+    told = [seq for part in end.dropped for seq in range(part.first, part.last + 1)]
+    assert (end.seq, len(told)) == (200, dropped)
+    assert sorted([*told, *seqs(transport)]) == list(range(200))
+
+
 def test_memory_alone_has_neither_folder_nor_keeper(spool_folder: Path) -> None:
     producer = away_producer(durability="memory")
     producer.publish_many(pairs(3))

@@ -211,6 +211,12 @@ def published(producer: Producer) -> bool:
     return producer.status().accepted > 0
 
 
+def test_a_journal_without_a_folder_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"the spool folder .*/file/no cannot be made: Not a directory"):
+        away_producer(durability="journal", spool_folder=tmp_path / "file" / "no")
+
+
 def test_a_closed_journal_takes_nothing() -> None:
     producer = journal(MemoryTransport())
     producer.publish(PAIR)

@@ -23,7 +23,7 @@ from penstock_producers.spool.folder import Lock
 from penstock_producers.spool.section import Section
 from penstock_producers.spool.stock import Stock
 from penstock_schemas.answer import SeqRange
-from penstock_schemas.wire import Envelope
+from penstock_schemas.wire import DroppedRange, Envelope
 
 __all__ = ["Spool"]
 
@@ -43,6 +43,7 @@ class Spool:
         address: Broker and queue, see `folder.address_of`.
         first_held: The lowest number that is in memory and not confirmed.
         wake: Called, without a lock held, when there is something to send that was not before.
+        lose: Called, without a lock held, with numbers of this epoch that were to be sent and cannot be read any more.
         now: A monotonic clock, in seconds.
     """
 
@@ -54,6 +55,7 @@ class Spool:
         *,
         first_held: Callable[[], float],
         wake: Callable[[], None],
+        lose: Callable[[Sequence[SeqRange]], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._section = Section()
@@ -76,11 +78,13 @@ class Spool:
         self._address = address
         self._first_held = first_held
         self._wake = wake
+        self._lose = lose
         self._now = now
         self._own: Stock | None = None
         self._adopted: list[Stock] = []
         self._turn = 0
         self._trouble: str | None = None
+        self._corruption: SpoolCorrupt | None = None
         self._is_in_trouble = False
 
     @property
@@ -185,12 +189,17 @@ class Spool:
 
     def _refuse(self, error: Exception) -> None:
         self.refused_until = self._now() + _REFUSED_S
+        if isinstance(error, SpoolCorrupt):
+            self._corruption = error
         if not self._is_in_trouble:
             self._is_in_trouble = True
             self._trouble = str(error)
 
     def tell(self) -> None:
-        """Log trouble with the disk, once for each time it begins. Never called with a lock held."""
+        """Log trouble with the disk, once for each time it begins, and leave a corrupt file. Never called with a lock held."""
+        corruption, self._corruption = self._corruption, None
+        if corruption is not None and self._own is not None:
+            self._set_aside(self._own, corruption)
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             logger.warning(
@@ -253,9 +262,11 @@ class Spool:
         return None
 
     def _set_aside(self, stock: Stock, reason: Exception) -> None:
+        lost: list[SeqRange] = []
         with self._section:
             if stock is self._own:
                 self._own = None
+                lost = list(stock.unsent)
             elif stock in self._adopted:
                 self._adopted.remove(stock)
             file, stock.file = stock.file, None
@@ -265,6 +276,8 @@ class Spool:
             self._look_at_all()
         folder.set_aside(file.path, str(reason))
         stock.lock.release(is_done=True)
+        if lost:
+            self._lose(lost)
 
     def confirm(self, envelope: Envelope) -> int:
         """The broker has it. How many of its events were counted as on disk and unsent, of this epoch."""
@@ -335,19 +348,19 @@ class Spool:
             self._wake()
         return adopted
 
-    def close(self, next_seq: int | None = None) -> None:
+    def close(self, next_seq: int | None = None, dropped: Sequence[DroppedRange] = ()) -> None:
         """
         Give all files back.
 
         Args:
             next_seq: The number after this epoch's last one, where nothing of it was lost: for who adopts the file.
+            dropped: What the worker has not heard of yet; for the same.
         """
         with self._section:
             self.is_closed = True
             if self._own is not None and next_seq is not None and self._own.rows:
-                self._own.next_seq = next_seq
                 with suppress(SpoolRefused, SpoolCorrupt):
-                    self._own.note()
+                    self._own.note_end(next_seq, dropped)
             for stock in [stock for stock in (self._own, *self._adopted) if stock is not None]:
                 stock.close()
             self._own = None

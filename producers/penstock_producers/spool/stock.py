@@ -9,6 +9,7 @@ What one spool file holds and how far each event of it is. Numbers are kept as r
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from penstock_producers.ranges import Ranges
 from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_schemas.answer import SeqRange
-from penstock_schemas.wire import Envelope
+from penstock_schemas.wire import DroppedRange, Envelope
 
 __all__ = ["Stock"]
 
@@ -55,6 +56,7 @@ class Stock:
         self.next_seq: int | None = 0 if is_journal else None
         #: Its end is still to be told: nobody else will, and nothing more will come.
         self.is_end_due = False
+        self._dropped: Sequence[DroppedRange] = ()
         self._awaiting: deque[tuple[float, int, int]] = deque()
         #: (last number, when the oldest up to it was accepted), in order.
         self._ages: deque[tuple[int, float]] = deque()
@@ -78,6 +80,7 @@ class Stock:
         if stock.is_journal or "next_seq" in meta:
             stock.next_seq = max(int(meta.get("next_seq", 0)), ranges[-1][1] + 1 if ranges else 0)
             stock.is_end_due = stock.next_seq > 0
+            stock._dropped = [DroppedRange(*part) for part in json.loads(meta.get("dropped", "[]"))]
         else:
             stock.next_seq = None
         stock._note_age(ranges[-1][1] if ranges else 0, now())
@@ -139,7 +142,7 @@ class Stock:
         """That nothing more will come of this epoch, once its events are sent."""
         if not self.is_end_due or self.unsent or self.next_seq is None:
             return None
-        return Envelope(self.producer, self.epoch, self.next_seq, is_closed=True)
+        return Envelope(self.producer, self.epoch, self.next_seq, (), self._dropped, is_closed=True)
 
     def confirm(self, first: int, last: int) -> int:
         """The broker has these, sent from memory or from here. How many were counted as to be sent from here."""
@@ -201,6 +204,13 @@ class Stock:
             return
         self.file.set_meta(next_seq=facts[0], sent_below=facts[1])
         self._noted = facts
+
+    def note_end(self, next_seq: int, dropped: Sequence[DroppedRange]) -> None:
+        """For who adopts the file: all that was ever numbered is in it, was sent, or was dropped. Raises SpoolRefused."""
+        if self.file is not None:
+            told = json.dumps([[part.first, part.last, part.reason] for part in dropped])
+            self.file.set_meta(dropped=told, next_seq=next_seq)
+            self.next_seq = next_seq
 
     def close(self) -> None:
         """Give the file back: removed when nothing is in it, else an orphan from now on."""
