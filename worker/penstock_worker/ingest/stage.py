@@ -17,11 +17,13 @@ from penstock_worker.ingest.reduce import Row, fold, is_plain
 from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, escape, join_columns, json_texts
 from penstock_worker.store.upsert import UpsertPlan
 
-__all__ = ["Placeholder", "Stage", "Staged", "Unwritable"]
+__all__ = ["Culprit", "Item", "Placeholder", "Stage", "Staged", "Unwritable"]
 
 
 #: In place of the name of a column, where it is none.
 _UNKNOWN = "an unknown field"
+#: Values that are tried together where a column holds some that cannot be written: few enough to end in few single ones.
+_STEP = 32
 
 
 class Unwritable(ValueError):  # noqa: N818  # what the value is
@@ -45,13 +47,25 @@ class Placeholder:
             child.end(verdict)
 
 
+Item = Event | Placeholder
+Culprit = tuple[Item, Unwritable]
+#: Rows with what they are made of, and the places of rows, in their list, that cannot be written.
+_Made = tuple[Row, Sequence[Item]]
+_Found = list[tuple[int, Unwritable]]
+
+
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What goes to COPY: `rows` lines in `data`, of which `is_simple` says that each is one whole event."""
+    """
+    What goes to COPY: `rows` lines in `data`, of which `is_simple` says that each is one whole event.
+
+    `culprits` are the items that have no line, for a value of theirs cannot be written; one is there as often as it has such.
+    """
 
     data: bytes
     rows: int
     is_simple: bool
+    culprits: list[Culprit] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class Stage:
 
     plan: UpsertPlan
 
-    def lines(self, items: Iterable[Event | Placeholder], *, is_apart: bool = False) -> Staged:
+    def lines(self, items: Iterable[Item], *, is_apart: bool = False) -> Staged:
         """
         One line per key, sorted by key: every worker locks rows in this one order.
 
@@ -69,49 +83,45 @@ class Stage:
             is_apart: One line per event instead, also where several have one key.
 
         Raises:
-            Unwritable: A value cannot be written, such as 1e400 in JSON.
+            Unwritable: A value cannot be written, such as 1e400 in JSON, in a row that several events make.
         """
         plain, rows = self._single(items) if is_apart else self._split(items)
-        pairs = [*self._plain_lines(plain), *self._row_lines(rows)]
+        culprits: list[Culprit] = []
+        pairs = [*self._plain_lines(plain, culprits), *self._row_lines(rows, culprits)]
         pairs.sort(key=itemgetter(0))
-        return Staged(escape(line for _, line in pairs), len(pairs), is_simple=not rows)
+        return Staged(escape(line for _, line in pairs), len(pairs), is_simple=not rows, culprits=culprits)
 
-    def unwritable(self, items: Sequence[Event | Placeholder]) -> list[tuple[Event | Placeholder, Unwritable]]:
-        """
-        Whose values cannot be written, and why; an item may be there for several columns.
-
-        Value by value only in the columns where something is wrong: the good neighbours of a culprit cost next to nothing.
-        """
-        found: list[tuple[Event | Placeholder, Unwritable]] = []
+    def unwritable(self, items: Sequence[Item]) -> list[Culprit]:
+        """Whose values cannot be written, and why, whether or not they would get into a row."""
         contents = [
             item.data if isinstance(item, Event) else dict(zip(self._record.key, item.key, strict=True)) for item in items
         ]
-        for name, encoder in zip(self._names, self._encoders, strict=True):
-            values = [content.get(name) for content in contents]
-            found += _unwritable(name, encoder, list(zip(items, values, strict=True)))
+        found: _Found = []
+        self._values_of([dict.fromkeys(self._names) | content for content in contents], found)
         extras = [{name: content[name] for name in content.keys() - self._record.by_name.keys()} for content in contents]
-        return found + _unwritable(_UNKNOWN, json_texts, list(zip(items, extras, strict=True)))
+        _encoded(_UNKNOWN, json_texts, extras, found)
+        return [(items[place], why) for place, why in found]
 
-    def _split(self, items: Iterable[Event | Placeholder]) -> tuple[list[Event], list[Row]]:
+    def _split(self, items: Iterable[Item]) -> tuple[list[Event], list[_Made]]:
         """Full records that are alone with their key, and the folded rows of all others."""
         by_key: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
-        placeholders = []
+        plain: list[Event] = []
+        rows: list[_Made] = []
         for item in items:
             if isinstance(item, Event):
                 by_key[item.key].append(item)
             else:
-                placeholders.append(Row(item.key))
-        plain, rows = [], placeholders
+                rows.append((Row(item.key), [item]))
         for events in by_key.values():
             if len(events) == 1 and is_plain(events[0]):
                 plain.append(events[0])
             else:
-                rows.append(fold(self._record, events))
+                rows.append((fold(self._record, events), events))
         return plain, rows
 
-    def _single(self, items: Iterable[Event | Placeholder]) -> tuple[list[Event], list[Row]]:
+    def _single(self, items: Iterable[Item]) -> tuple[list[Event], list[_Made]]:
         """Every event a row of its own."""
-        return [], [fold(self._record, [item]) if isinstance(item, Event) else Row(item.key) for item in items]
+        return [], [(fold(self._record, [item]) if isinstance(item, Event) else Row(item.key), [item]) for item in items]
 
     @property
     def _record(self) -> RecordType:
@@ -126,60 +136,74 @@ class Stage:
         indexed = self._record.indexed
         return [encoder_of(column, is_indexed=column.name in indexed) for column in self._record.columns]
 
-    def _plain_lines(self, events: list[Event]) -> Iterable[tuple[Any, str]]:
+    def _plain_lines(self, events: list[Event], culprits: list[Culprit]) -> Iterable[tuple[Any, str]]:
         if not events:
             return ()
-        columns = self._values_of([event.data for event in events])
+        found: _Found = []
+        columns = self._values_of([event.data for event in events], found)
+        culprits += [(events[place], why) for place, why in found]
         versions = list(map(str, map(attrgetter("version"), events)))
         columns += [versions, [event.id for event in events]]
         if self.plan.has_oldest:
             columns.append(versions)
         empty = 2 + 2 * self.plan.has_deletes
         lines = join_columns([*columns, *[repeat(NULL)] * empty])
-        return zip([event.key for event in events], lines, strict=True)
+        return _without(found, zip([event.key for event in events], lines, strict=True))
 
-    def _values_of(self, contents: Sequence[dict[str, Any]]) -> list[Any]:
+    def _values_of(self, contents: Sequence[dict[str, Any]], found: _Found) -> list[Any]:
         values = map(itemgetter(*self._names), contents)
         # itemgetter gives a single value bare, and the letters of a text would pass for columns.
         columns = zip(*(values if len(self._names) > 1 else zip(values, strict=True)), strict=True)
         parts = zip(self._names, self._encoders, columns, strict=True)
-        return [_encoded(name, encoder, values) for name, encoder, values in parts]
+        return [_encoded(name, encoder, values, found) for name, encoder, values in parts]
 
-    def _row_lines(self, rows: list[Row]) -> Iterable[tuple[Any, str]]:
-        if not rows:
+    def _row_lines(self, made: list[_Made], culprits: list[Culprit]) -> Iterable[tuple[Any, str]]:
+        if not made:
             return ()
+        rows = [row for row, _ in made]
         contents = [dict.fromkeys(self._names) | row.values | dict(zip(self._record.key, row.key, strict=True)) for row in rows]
-        columns = [*self._values_of(contents), *self._stamp_columns("newest", rows)]
+        found: _Found = []
+        columns = [*self._values_of(contents, found), *self._stamp_columns("newest", rows)]
         if self.plan.has_oldest:
             columns.append([_or_null(row.oldest) for row in rows])
         if self.plan.has_deletes:
             columns += self._stamp_columns("deleted", rows)
         columns.append(encode(json_texts, [row.stamps for row in rows]))
-        columns.append(_encoded(_UNKNOWN, json_texts, [row.extra for row in rows]))
-        return zip([row.key for row in rows], join_columns(columns), strict=True)
+        columns.append(_encoded(_UNKNOWN, json_texts, [row.extra for row in rows], found))
+        for place, why in found:
+            _, makers = made[place]
+            if len(makers) > 1:
+                raise why
+            culprits.append((makers[0], why))
+        return _without(found, zip([row.key for row in rows], join_columns(columns), strict=True))
 
     def _stamp_columns(self, name: str, rows: list[Row]) -> list[list[str]]:
         stamps = [getattr(row, name) or (None, None) for row in rows]
         return [[_or_null(stamp[place]) for stamp in stamps] for place in (0, 1)]
 
 
-def _encoded(column: str, encoder: Encoder, values: Sequence[Any]) -> list[str]:
+def _without(found: _Found, lines: Iterable[tuple[Any, str]]) -> Iterable[tuple[Any, str]]:
+    if not found:
+        return lines
+    places = {place for place, _ in found}
+    return [line for place, line in enumerate(lines) if place not in places]
+
+
+def _encoded(column: str, encoder: Encoder, values: Sequence[Any], found: _Found, first: int = 0) -> list[str]:
+    """
+    A column's values, from the place `first` on, to text; for those that cannot be written NULL, and their places in `found`.
+
+    Value by value only near culprits: their good neighbours cost next to nothing.
+    """
     try:
         return encode(encoder, values)
     except ValueError as exc:
-        raise Unwritable(column, str(exc)) from exc
-
-
-def _unwritable(
-    column: str, encoder: Encoder, pairs: list[tuple[Event | Placeholder, Any]]
-) -> list[tuple[Event | Placeholder, Unwritable]]:
-    try:
-        encode(encoder, [value for _, value in pairs])
-    except ValueError as exc:
-        if len(pairs) == 1:
-            return [(pairs[0][0], Unwritable(column, str(exc)))]
-        return [culprit for pair in pairs for culprit in _unwritable(column, encoder, [pair])]
-    return []
+        if len(values) == 1:
+            found.append((first, Unwritable(column, str(exc))))
+            return [NULL]
+    step = _STEP if len(values) > _STEP else 1
+    parts = ((place, values[place : place + step]) for place in range(0, len(values), step))
+    return [text for place, part in parts for text in _encoded(column, encoder, part, found, first + place)]
 
 
 def _or_null(value: int | str | None) -> str:

@@ -16,7 +16,7 @@ from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_o
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.reduce import stamp_text
-from penstock_worker.ingest.stage import Placeholder, Stage, Staged, Unwritable
+from penstock_worker.ingest.stage import Culprit, Item, Placeholder, Stage, Staged, Unwritable
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
@@ -25,7 +25,6 @@ __all__ = ["Groups", "Tables"]
 
 logger = logging.getLogger(__name__)
 
-Item = Event | Placeholder
 #: The events of a batch by record type.
 Groups = dict[str, list[Event]]
 
@@ -194,14 +193,21 @@ class Tables:
 def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool = False) -> tuple[Sequence[Item], Staged]:
     """The items that can be written as text, and their lines; the others are ended."""
     try:
-        return items, stage.lines(items, is_apart=is_apart)
+        staged = stage.lines(items, is_apart=is_apart)
     except Unwritable:
-        culprits = stage.unwritable(items)
+        items = _without(items, stage.unwritable(items))
+        staged = stage.lines(items, is_apart=is_apart)
+    return _without(items, staged.culprits), staged
+
+
+def _without(items: Sequence[Item], culprits: Sequence[Culprit]) -> Sequence[Item]:
+    """End the culprits; the items that are left."""
+    if not culprits:
+        return items
     for item, why in culprits:
         item.end(Verdict(Outcome.DEAD, "invalid", one_line(why), column=why.column))
     ended = {id(item) for item, _ in culprits}
-    items = [item for item in items if id(item) not in ended]
-    return items, stage.lines(items, is_apart=is_apart)
+    return [item for item in items if id(item) not in ended]
 
 
 def _rows(items: Sequence[Item], *, is_apart: bool) -> list[list[Item]]:
