@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import typer
 
 from penstock_schemas.wire import CONTENT_TYPE
 from penstock_worker.cli import main
@@ -76,6 +77,19 @@ def test_list_filters(office: Office, letters: Run) -> None:
     assert len(json.loads(letters("list", "--fingerprint", mark, "--json")[1])["letters"]) == 2
 
 
+def test_list_on_a_narrow_terminal_has_ids_and_fingerprints_whole(
+    office: Office, letters: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    office.write(*bad_jobs(1))
+    found = json.loads(letters("list", "--json")[1])
+
+    _, out, _ = letters("list")
+
+    assert found["groups"][0]["mark"] in out
+    assert f"{ids(office)[0]} dead {JOB} invalid: " in out
+
+
 def test_show_tells_everything_and_controls_no_terminal(office: Office, letters: Run) -> None:
     name = "\x1b[2J\u202eevil"
     piece = event(JOB, {"id": "a", "name": name, "enabled": "perhaps"}).replace(b"\\u202e", "\u202e".encode())
@@ -109,6 +123,13 @@ def test_show_cuts_long_payloads(office: Office, letters: Run) -> None:
     _, out, _ = letters("show", ids(office)[0])
     assert "bytes more; --json shows all" in out
     assert len(out) < 70_000
+
+
+def test_show_cuts_between_two_characters(office: Office, letters: Run) -> None:
+    for shift in "", "x":
+        office.write(event(JOB, {"id": "a", "name": [shift + "\u00e4" * 100_000]}).replace(b"\\u00e4", "\u00e4".encode()))
+    for letter in ids(office):
+        assert "\u00e4" * 100 in letters("show", letter)[1]
 
 
 # -- replay --------------------------------------------------------------------------------------------------------------------
@@ -247,6 +268,19 @@ def test_discard_without_asking(office: Office, letters: Run) -> None:
     code, out, _ = letters("discard", "--reason", "invalid", "--yes", "--json")
     assert (code, json.loads(out)) == (0, {"dry_run": False, "meant": 2_500, "discarded": 2_500})
     assert (office.letters(), office.outcomes()) == ([], {"dead": 2_500})
+
+
+def test_discard_leaves_what_comes_meanwhile(office: Office, letters: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has been asked about it, and where a producer goes on failing there would be no end."""
+    office.write(*bad_jobs(2))
+
+    def answer(*_: Any, **__: Any) -> bool:
+        office.write(*bad_jobs(1))
+        return True
+
+    monkeypatch.setattr(typer, "confirm", answer)
+    assert letters("discard", "--reason", "invalid")[1] == "2 letters discarded\n"
+    assert office.letters() == [("dead", "invalid")]
 
 
 # -- export --------------------------------------------------------------------------------------------------------------------

@@ -197,6 +197,14 @@ def test_a_queue_of_many_pages_is_read_to_its_end(desk, valkey_url):
     assert look_at_queue(settings).events == {desk.epoch: [(0, 4_999)]}
 
 
+def test_the_event_of_a_row_that_was_asked_for_is_not_told_to_be_in_none(desk, broker_url):
+    desk.write(0, session("s"))
+    urls = {"PENSTOCK_DATABASE_URL": desk.settings.database_url, "PENSTOCK_BROKER_URL": broker_url}
+    said = penstock("trace", "translation.session", "s", **urls)
+    assert "That is the newest event of this row." in said.stdout
+    assert "No row names it" not in said.stdout
+
+
 def test_every_state_of_a_row(desk):
     desk.write(0, session("s", NOW), task("t", NOW))
     states = [desk.row("translation.task", "t").state, desk.row("translation.task", "u").state]

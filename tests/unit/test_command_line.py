@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from penstock_schemas import DeclarationError
+from penstock_worker.cli.audit import read_since
 from penstock_worker.cli.explain import explain
 from penstock_worker.errors import ConfigurationError, DatabaseAway
 
@@ -28,6 +29,18 @@ from penstock_worker.errors import ConfigurationError, DatabaseAway
 )
 def test_an_error_a_person_can_act_on_is_one_line(error: Exception, line: str | None) -> None:
     assert explain(error) == line
+
+
+def test_arguments_that_are_no_text_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
+    assert explain(error) is None
+    monkeypatch.setattr(sys, "argv", ["penstock", "trace", "scheduler.job", "\udcff"])
+    assert explain(error) == "an argument is not valid UTF-8"
+
+
+def test_a_time_before_all_times_is_a_mistake() -> None:
+    with pytest.raises(ConfigurationError, match="before the year 1"):
+        read_since("999999999d")
 
 
 def test_every_command_is_there(tmp_path: Path) -> None:

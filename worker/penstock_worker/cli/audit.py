@@ -106,7 +106,10 @@ def read_since(text: str | None, now: datetime | None = None) -> datetime | None
     if text is None:
         return None
     if match := re.fullmatch(r"(\d{1,9})([smhd])", text.strip()):
-        return (now or datetime.now(UTC)) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+        try:
+            return (now or datetime.now(UTC)) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+        except OverflowError as exc:
+            raise ConfigurationError(f"--since {text}: that is before the year 1") from exc
     try:
         time = datetime.fromisoformat(text)
     except ValueError as exc:

@@ -33,6 +33,8 @@ def explain(error: BaseException) -> str | None:
         return extra and f'{error.name} is not installed: pip install "penstock[{extra}]"'
     if isinstance(error, (PenstockError, SchemaError)):
         return _one_line(error)
+    if isinstance(error, UnicodeEncodeError) and any(map(_is_no_text, sys.argv)):
+        return "an argument is not valid UTF-8"
     if isinstance(error, OSError):
         return _one_line(error)
     if _is_database_error(error):
@@ -49,6 +51,11 @@ def _is_database_error(error: BaseException) -> bool:
     """Asked without an import: a command that never spoke to the database has not loaded the driver."""
     psycopg = sys.modules.get("psycopg")
     return psycopg is not None and isinstance(error, psycopg.OperationalError)
+
+
+def _is_no_text(word: str) -> bool:
+    """Python hands on bytes of the command line that are no text as lone surrogates."""
+    return any("\udc80" <= character <= "\udcff" for character in word)
 
 
 def _one_line(error: BaseException) -> str:

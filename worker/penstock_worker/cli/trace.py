@@ -68,7 +68,7 @@ def trace(
     if as_json:
         print_json({"event": event and asdict(event), "row": row and asdict(row), "broker_trouble": trouble})
         return
-    of_event = [] if event is None else list(explain_event(event))
+    of_event = [] if event is None else list(explain_event(event, is_row_known=row is not None))
     of_row = [] if row is None else list(explain_row(row, event))
     is_row_asked = _as_event_id(words[0]) is None
     for line in [*([trouble] if trouble else []), *(of_row + of_event if is_row_asked else of_event + of_row)]:
@@ -118,8 +118,8 @@ def _ask(
     return event, row
 
 
-def explain_event(event: EventTrace) -> Iterator[str]:
-    """What a person is told of an event."""
+def explain_event(event: EventTrace, *, is_row_known: bool = False) -> Iterator[str]:
+    """What a person is told of an event; its rows were searched unless one was asked for by its key."""
     if event.epoch is not None:
         yield f"Event {event.event_id} is number {event.seq} of {event.producer or 'a producer'}, epoch {event.epoch}."
     else:
@@ -131,7 +131,7 @@ def explain_event(event: EventTrace) -> Iterator[str]:
         yield from _explain_letter(event.letter)
     elif event.state in ("dead", "held"):
         yield "It has no dead letter any more: it was discarded, or its letter is lost."
-    if event.row is None and event.state in ("stored", "superseded"):
+    if not is_row_known and event.row is None and event.state in ("stored", "superseded"):
         yield "No row names it: newer events have taken its place. Give the type and the key to see which."
     if event.unsearched:
         yield f"Not searched, for they are large: rows of {', '.join(event.unsearched)}."

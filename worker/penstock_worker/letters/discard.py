@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from psycopg import sql
@@ -10,6 +10,7 @@ from psycopg import sql
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.ledger import Entry, merge_entries, record_entries
 from penstock_worker.store.letter_filter import LetterFilter
+from penstock_worker.store.stored_letters import BEFORE_ALL
 
 __all__ = ["DISCARDED", "discard"]
 
@@ -21,37 +22,40 @@ _CHUNK = 1_000
 
 def discard(connection: Connection, meant: LetterFilter, who: str, tell: Callable[[int], None]) -> int:
     """
-    Delete letters in chunks; their events stay accounted for as dead.
+    Delete letters in chunks, in the order of their ids; their events stay accounted for as dead.
 
     Args:
         connection: In autocommit.
-        meant: Which letters.
+        meant: Which letters; without `until`, letters that come meanwhile may be among them.
         who: The person, for the ledger.
         tell: Called with the number of letters after each chunk.
 
     Returns:
         How many were deleted. A letter that a replay has in hand is left.
     """
-    total = 0
-    while deleted := _discard_chunk(connection, meant, f"{DISCARDED} by {who}" if who else DISCARDED):
-        total += deleted
-        tell(deleted)
+    total, after = 0, BEFORE_ALL
+    while deleted := _discard_chunk(connection, meant, after, f"{DISCARDED} by {who}" if who else DISCARDED):
+        after = max(deleted)
+        total += len(deleted)
+        tell(len(deleted))
     return total
 
 
-def _discard_chunk(connection: Connection, meant: LetterFilter, reason: str) -> int:
+def _discard_chunk(connection: Connection, meant: LetterFilter, after: UUID, reason: str) -> list[UUID]:
+    """The ids that were deleted. From `after` on: else each chunk would pass by all letters that are not meant once more."""
     query = sql.SQL(
-        "WITH meant AS (SELECT id FROM penstock.dead_letters WHERE {} ORDER BY id LIMIT {} FOR UPDATE SKIP LOCKED)"
+        "WITH meant AS (SELECT id FROM penstock.dead_letters WHERE {} AND id > {} ORDER BY id LIMIT {} FOR UPDATE SKIP LOCKED)"
         " DELETE FROM penstock.dead_letters l USING meant WHERE l.id = meant.id"
-        " RETURNING l.epoch, l.seq, coalesce(l.events, 1)"
-    ).format(meant.condition, _CHUNK)
+        " RETURNING l.id, l.epoch, l.seq, coalesce(l.events, 1)"
+    ).format(meant.condition, after, _CHUNK)
     with connection.transaction():
         rows = connection.execute(query).fetchall()
-        record_entries(connection, merge_entries(_entry(row, reason) for row in rows if row[0] is not None and row[2]))
-    return len(rows)
+        known = [told for _, *told in rows if told[0] is not None and told[2]]
+        record_entries(connection, merge_entries(_entry(told, reason) for told in known))
+    return [UUID(str(row[0])) for row in rows]
 
 
-def _entry(row: tuple[object, ...], reason: str) -> Entry:
-    epoch, seq, events = row
+def _entry(told: Sequence[object], reason: str) -> Entry:
+    epoch, seq, events = told
     first = int(str(seq))
     return Entry(UUID(str(epoch)), "dead", reason, first, first + int(str(events)) - 1)

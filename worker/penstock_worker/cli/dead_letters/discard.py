@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock_worker.cli.dead_letters.options import until_now
 from penstock_worker.cli.dead_letters.progress import progress
 from penstock_worker.cli.output import print_json
 from penstock_worker.errors import ConfigurationError
@@ -34,6 +35,8 @@ def discard_letters(
     if meant.is_empty:
         raise ConfigurationError("say which letters: give a filter such as --reason or --id")
     with queries.explained(), connect_with(load_settings())() as connection:
+        # Nobody has seen the letters that come while it is asked and deleted.
+        meant = until_now(meant, connection)
         count = count_meant(connection, meant)
         discarded = 0
         if count and not is_rehearsal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -47,18 +48,17 @@ def _show_list(groups: list[LetterGroup], letters: list[dict[str, Any]], console
     if not groups:
         console.print("no dead letters")
         return
-    summary = Table(
-        "letters", "fingerprint", "state", "type", "reason", "producer", "last", "for example", title="by fingerprint"
-    )
+    summary = Table(title="by fingerprint")
+    for name in ("letters", "fingerprint", "state", "type", "reason", "producer", "last", "for example"):
+        # What is copied into the next command must be whole, however narrow the terminal is.
+        summary.add_column(name, no_wrap=name in ("letters", "fingerprint", "state"), overflow="fold")
     for group in groups:
         cells = [group.mark, group.state, group.type, group.reason, group.producer, f"{group.last_at:%F %T}", group.detail]
         summary.add_row(f"{group.letters:,}", *map(plain, cells))
     console.print(summary)
-    single = Table("at", "id", "state", "type", "reason", "detail", title="the newest")
     for letter in letters:
-        cells = [letter[name] for name in ("id", "state", "type", "reason", "detail")]
-        single.add_row(f"{letter['at']:%F %T}", *map(plain, cells))
-    console.print(single)
+        line = f"{letter['at']:%F %T} {letter['id']} {letter['state']} {letter['type'] or '-'} {letter['reason']}"
+        console.print(plain(f"{line}: {letter['detail']}", limit=300), soft_wrap=True)
 
 
 def show_letter(
@@ -83,6 +83,17 @@ def show_letter(
             text = json.dumps(value, ensure_ascii=False) if name == "headers" else str(value)
             typer.echo(f"{name:<16} {visible(text)}")
     payload: bytes = letter["payload"]
-    typer.echo(f"{'payload':<16} {len(payload):,} bytes\n\n{pretty(payload[:PAYLOAD_SHOWN])}")
+    typer.echo(f"{'payload':<16} {len(payload):,} bytes\n\n{pretty(_beginning(payload))}")
     if len(payload) > PAYLOAD_SHOWN:
         typer.echo(f"... and {len(payload) - PAYLOAD_SHOWN:,} bytes more; --json shows all")
+
+
+def _beginning(payload: bytes) -> bytes:
+    """Cut between two characters: half of one would make the whole a binary payload."""
+    cut = payload[:PAYLOAD_SHOWN]
+    if len(cut) == len(payload):
+        return cut
+    with suppress(UnicodeDecodeError):
+        payload.decode()
+        return cut.decode(errors="ignore").encode()
+    return cut

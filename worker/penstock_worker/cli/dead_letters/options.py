@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -14,9 +15,10 @@ from uuid import UUID
 import typer
 
 if TYPE_CHECKING:
+    from penstock_worker.store.connection import Connection
     from penstock_worker.store.letter_filter import LetterFilter
 
-__all__ = ["State", "parse_moment", "with_filters"]
+__all__ = ["State", "parse_moment", "until_now", "with_filters"]
 
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -33,7 +35,10 @@ def parse_moment(text: str) -> datetime:
     """A time with its zone, or so long ago: `2026-11-21T12:00:00Z`, `90s`, `30m`, `2h`, `7d`."""
     ago = _AGO.fullmatch(text)
     if ago:
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        try:
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        except OverflowError:
+            raise typer.BadParameter("that is before the year 1") from None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -41,6 +46,13 @@ def parse_moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise typer.BadParameter("a time needs its zone, such as 2026-11-21T12:00:00Z")
     return moment
+
+
+def until_now(meant: LetterFilter, connection: Connection) -> LetterFilter:
+    """The same letters without those that come from now on, by the database's clock."""
+    (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
+    assert isinstance(now, datetime)  # a SELECT without FROM has a row
+    return replace(meant, until=min(filter(None, (meant.until, now))))
 
 
 def _filter(

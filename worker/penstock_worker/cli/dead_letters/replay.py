@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from penstock_schemas.registry import load_registry
+from penstock_worker.cli.dead_letters.options import until_now
 from penstock_worker.cli.dead_letters.progress import progress
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
@@ -56,7 +56,7 @@ def replay_letters(
     changes = None if patch is None else _read_patch(patch)
     with _writer(load_settings()) as writer:
         # Letters that come while it runs, its own among them, are none of those that were asked for.
-        meant = replace(meant, until=min(filter(None, (meant.until, _now(writer)))))
+        meant = until_now(meant, writer.database.connection())
         count = count_meant(writer.database.connection(), meant)
         with progress("letters", min(count, limit or count)) as tell:
             summary = Replay(writer, changes, is_rehearsal, shown, tell).run(meant, limit)
@@ -94,12 +94,6 @@ def _writer(settings: Settings) -> Iterator[Writer]:
             yield writer
     finally:
         writer.database.close()
-
-
-def _now(writer: Writer) -> datetime:
-    (now,) = writer.database.connection().execute("SELECT clock_timestamp()").fetchone() or (None,)
-    assert isinstance(now, datetime)  # a SELECT without FROM has a row
-    return now
 
 
 def _as_json(summary: Summary, left: int, *, is_rehearsal: bool) -> dict[str, Any]:
