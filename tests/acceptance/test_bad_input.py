@@ -20,9 +20,10 @@ from penstock_schemas.topology import queues
 from penstock_schemas.wire import CONTENT_TYPE, QUEUE
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
 from tests.acceptance.witness import Witness, until
-from tests.bad_input.case import Case, wrap
+from tests.bad_input.case import Case, envelope, job, new_epoch, wrap
 from tests.bad_input.corpus import CLASSES, ON_REDIS_ONLY
 from tests.bad_input.mutate import Mutant, mutants
+from tests.bad_input.property_cases import odd_properties
 from tests.integration.test_bad_input import is_readable
 from tests.servers.celery_worker import WorkerProcess
 
@@ -64,7 +65,16 @@ class Queue:
             return
         for message in messages:
             properties = {"content_type": message.content_type, "application_headers": message.headers, "delivery_mode": 2}
-            self._channel.basic_publish(amqp.Message(message.body, **properties), routing_key=QUEUE)
+            self.publish(amqp.Message(message.body, **properties))
+
+    def publish(self, message: amqp.Message) -> None:
+        """On RabbitMQ."""
+        self._channel.basic_publish(message, routing_key=QUEUE)
+
+    def publish_over_an_odd_route(self, message: amqp.Message) -> None:
+        """On RabbitMQ, with a routing key that is no UTF-8."""
+        self._channel.queue_bind(QUEUE, "amq.fanout")
+        self._channel.basic_publish(message, exchange="amq.fanout", routing_key=b"\xff\xfe")
 
 
 @pytest.fixture
@@ -110,6 +120,25 @@ def test_the_handwritten_corpus(queue: Queue, worker: WorkerProcess, witness: Wi
     assert numbered_ends(witness) == numbered(cases) + Counter(stored=len(witness.tasks))
     assert witness.outcomes() == {"stored": len(witness.tasks)}
     assert_letters_can_be_read(witness)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("broker_url", ["rabbitmq"], indirect=True)
+def test_properties_that_python_cannot_read(queue: Queue, worker: WorkerProcess, witness: Witness) -> None:
+    """They would end the worker, and the next one that gets the message; here the event beside each of them is stored."""
+    before = processes(worker)
+    messages = dict(odd_properties())
+    for message in messages.values():
+        queue.publish(message)
+    queue.publish_over_an_odd_route(amqp.Message(envelope(job("a route that is no UTF-8"), epoch=new_epoch())))
+    witness.publish(GOOD)
+    witness.wait_until_told(300)
+    expected = {*messages, "a route that is no UTF-8"}
+    until(lambda: {key for (key,) in witness.query("SELECT id FROM scheduler.jobs")} == expected, within_s=300)
+    assert processes(worker) == before
+    assert witness.outcomes() == {"stored": GOOD}
+    assert witness.reasons() == {}
+    until(lambda: witness.left_in_queue() == 0)
 
 
 def letters_of(cases: list[Case]) -> Counter[tuple[str, str]]:

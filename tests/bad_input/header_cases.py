@@ -47,7 +47,8 @@ def headers() -> Iterator[Case]:
     for number, producer in enumerate(_PRODUCERS):
         given = {"v": 1, "producer": producer, "epoch": new_epoch(), "seq": 5, "count": 3}
         yield Case(f"header-producer-{number}", b"{", {"dead": 3}, {("dead", "not_json"): 1}, given)
-    typed = {"when": datetime(2026, 11, 1, tzinfo=UTC), "price": Decimal("1.5"), "raw": b"\xff", "not a number": float("nan")}
+    # No NaN: RabbitMQ's channel ends with an internal error at one, so that none is ever in a queue.
+    typed = {"when": datetime(2026, 11, 1, tzinfo=UTC), "price": Decimal("1.5"), "raw": b"\xff"}
     yield _nameless("headers-that-json-does-not-have", typed)
     odd = {"a table": {"x": [1, {"y": None}]}, "a float": 1.5, "": "", "a long one": "x" * 20_000, "\u202e": True}
     yield _nameless("headers-of-others", odd)

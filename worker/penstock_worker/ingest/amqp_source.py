@@ -18,6 +18,7 @@ from kombu.connection import Connection
 
 from penstock_schemas.topology import queues
 from penstock_worker.ingest.amqp_answers import AmqpAnswers, hang_up
+from penstock_worker.ingest.amqp_frames import careful_frames
 from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Deliver, Delivery
@@ -113,7 +114,11 @@ class AmqpSource:
             self._settings.broker,
             heartbeat=HEARTBEAT_S,
             connect_timeout=self._settings.connect_timeout_s,
-            transport_options={"read_timeout": HEARTBEAT_S, "write_timeout": HEARTBEAT_S},
+            transport_options={
+                "read_timeout": HEARTBEAT_S,
+                "write_timeout": HEARTBEAT_S,
+                "frame_handler": careful_frames,
+            },
         )
         # py-amqp's own connection: kombu's would silently open a new one when asked for the socket of one that has broken.
         self._connection = client.transport.establish_connection()
@@ -291,6 +296,12 @@ class AmqpSource:
 
 
 def _redeliveries(message: Any, headers: dict[str, Any]) -> int:
-    """How often the message came back: a quorum queue counts, others only say that it did."""
+    """
+    How often the message came back: a quorum queue counts, others only say that it did.
+
+    Until it has come back, the header may be the sender's, who may have written anything.
+    """
+    if not message.delivery_info.get("redelivered"):
+        return 0
     count = headers.get("x-delivery-count")
-    return count if isinstance(count, int) else int(bool(message.delivery_info.get("redelivered")))
+    return max(1, count) if isinstance(count, int) else 1
