@@ -97,11 +97,16 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
 
 
 def test_only_the_files_of_those_who_may_live_count(tmp_path):
-    """Not those of a process that is gone, of another queue, or of another version of Penstock."""
+    """Not those of a process that is gone, even if its id has been given again, of another queue, or of another version."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     facts = {"started_at": 1.0, "written_at": 2.0, "is_consuming": True, "is_paused": False, "consumed_messages": 0}
-    for name, changes in {"here": {}, "gone": {"pid": gone.pid}, "other": {"queue": "q"}}.items():
+    for name, changes in {
+        "here": {},
+        "gone": {"pid": gone.pid},
+        "gone, id taken": {"pid": os.getppid(), "pid_since": "1"},
+        "other": {"queue": "q"},
+    }.items():
         write_health(tmp_path, Health(**{"worker": name, "queue": QUEUE, **facts, **changes}))
     (tmp_path / "old.json").write_text(json.dumps({"worker": "old"}))
     (tmp_path / "broken.json").write_text("{")

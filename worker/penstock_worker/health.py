@@ -33,6 +33,7 @@ class Health:
         is_paused: The database is away, and it waits for it.
         is_stalled: It stands still and should not; `stalled_since` and `stalled_why` say more.
         consumed_messages: Since it started.
+        pid_since: When its process began, as the system writes it: a process id is given again after a while, or a reboot.
     """
 
     worker: str
@@ -47,6 +48,7 @@ class Health:
     stalled_why: str | None = None
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+    pid_since: str | None = field(default_factory=lambda: _since(os.getpid()))
 
     def trouble(self, now: float) -> str | None:
         """What is wrong with it, or None."""
@@ -97,8 +99,18 @@ def _is_gone(health: Health) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
-    return False
+        pass
+    since = _since(health.pid)
+    return since is not None and since != health.pid_since
+
+
+def _since(pid: int) -> str | None:
+    """When a process began, in ticks since the system did; None where the system does not say."""
+    try:
+        # The name, which may have blanks, ends with the last parenthesis; the 22nd field is the 20th after it.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
 
 
 def _file(folder: Path, worker: str) -> Path:
