@@ -254,7 +254,7 @@ def test_texts_of_any_length_and_kind_are_accounted_for(desk: Desk) -> None:
         assert desk.query(f"SELECT DISTINCT producer FROM {table} ORDER BY 1") == [(shown,), ("desk",)]
 
 
-@pytest.mark.parametrize("state", ["22023", "23505", "XX000"])
+@pytest.mark.parametrize("state", ["22023", "23505", "42804", "42883", "XX000"])
 def test_what_cannot_be_accounted_for_is_a_messages_fault_in_the_end(desk: Desk, child: Child, state: str) -> None:
     """Nobody knows how it could be; if it is, one message must not keep all others from being stored."""
     message, other = desk.message(*jobs(4)), desk.message(SchedulerJob(id="other"))
@@ -269,6 +269,34 @@ def test_what_cannot_be_accounted_for_is_a_messages_fault_in_the_end(desk: Desk,
     assert child.write([other], "alone")["stored"] == 1
     assert desk.letters() == {("held", "unknown_error", None): 1}
     assert desk.ledger() == {"held": 4, "stored": 1}
+
+
+@pytest.mark.parametrize("state", ["22023", "42804"])
+def test_a_message_whose_holding_cannot_be_noted_is_held_without_its_number(desk: Desk, child: Child, state: str) -> None:
+    message = desk.message(*jobs(4))
+    desk.query(
+        f"CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = "
+        f"'{state}'; END $$; CREATE TRIGGER refusing BEFORE INSERT ON penstock.ledger FOR EACH ROW "
+        f"WHEN (NEW.epoch = '{desk.epoch}') EXECUTE FUNCTION refuse_it()"
+    )
+    assert child.write([message], "alone")["held"] == 1
+    assert desk.letters() == {("held", "unknown_error", None): 1}
+    assert desk.ledger() == {}
+    assert desk.query("SELECT octet_length(payload) FROM penstock.dead_letters") == [(len(message.body),)]
+
+
+@pytest.mark.parametrize("name", ["ledger", "producers"])
+def test_an_own_table_that_is_gone_is_no_events_fault(
+    desk: Desk, child: Child, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = [desk.message(*jobs(3))]
+    desk.query(f"ALTER TABLE penstock.{name} RENAME TO hidden")
+    for mode in ("together", "alone"):
+        assert f"penstock.{name}" in child.write(batch, mode)["away"]  # type: ignore[arg-type]
+    assert "refuses this worker" in caplog.text
+    desk.query(f"ALTER TABLE penstock.hidden RENAME TO {name}")
+    assert child.write(batch, "together")["stored"] == 3
+    assert desk.letters() == {}
 
 
 # -- try again -----------------------------------------------------------------------------------------------------------------

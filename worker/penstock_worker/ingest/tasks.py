@@ -22,7 +22,7 @@ from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes
 from penstock_worker.ingest.answers import ANSWERS, MAX_ANSWERS_CHARACTERS
-from penstock_worker.ingest.blame import log_refusal, one_line
+from penstock_worker.ingest.blame import log_refusal, one_line, squeezed
 from penstock_worker.ingest.decode import Decoded, refuse_whole
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
@@ -90,7 +90,15 @@ class Child:
             raise
         except Exception as exc:
             logger.exception("a message could not be written, it is held: %s", unwrapped.id)
-            return self._refuse(unwrapped, Verdict(Outcome.HELD, "unknown_error", f"{type(exc).__name__}: {exc}"))
+            verdict = Verdict(Outcome.HELD, "unknown_error", squeezed(f"{type(exc).__name__}: {exc}"))
+        try:
+            return self._refuse(unwrapped, verdict)
+        except (DatabaseAway, psycopg.Error):
+            raise
+        except Exception:
+            # Not even that it is held can be noted for the producer: its bytes are kept, and the queue goes on.
+            logger.exception("a message cannot be accounted for, it is held without its headers: %s", unwrapped.id)
+            return self._refuse(Message(unwrapped.body), verdict)
 
     def _refuse(self, message: Message, verdict: Verdict) -> Result:
         decoded = Decoded()

@@ -14,10 +14,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 
+from penstock_schemas.answer import new_address
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import CulpritUnknown, DatabaseAway
 from penstock_worker.ingest import failpoints
@@ -25,10 +26,10 @@ from penstock_worker.ingest.account import count_outcomes, entries_of, hold, let
 from penstock_worker.ingest.answers import answers_to
 from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
 from penstock_worker.ingest.claim import Claim
-from penstock_worker.ingest.decode import Decoded, decode
+from penstock_worker.ingest.decode import Decoded, decode, refuse_whole
 from penstock_worker.ingest.judge import judge
-from penstock_worker.ingest.message import Event, RawMessage
-from penstock_worker.ingest.outcome import Outcome
+from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage
+from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.ingest.tables import Groups, Tables
@@ -121,7 +122,7 @@ class Writer:
             except (psycopg.Error, ValueError) as exc:
                 objections += self._next_try(exc, attempt)
                 if objections > MAX_CAREFUL_TRIES:
-                    raise _given_up(exc) from exc
+                    raise self._given_up(exc) from exc
             for event in decoded.events:
                 event.outcome, event.verdict = Outcome.STORED, None
             for refused, verdict in original:
@@ -143,6 +144,32 @@ class Writer:
             self._sleep(min(1.0, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1))  # noqa: S311  # jitter
             return False
         return True
+
+    def _given_up(self, exc: psycopg.Error | ValueError) -> DatabaseAway | CulpritUnknown:
+        """
+        What careful tries end with. They hold the events of record types' tables that do not fit; so it is Penstock's own.
+
+        One of those that lacks something refuses every batch. If it takes one in which nothing is odd, it is this batch.
+        """
+        trouble = self._own_trouble() if is_of_table(exc) else None
+        if trouble is None:
+            return CulpritUnknown(one_line(exc))
+        log_refusal(trouble)
+        return DatabaseAway(one_line(trouble))
+
+    def _own_trouble(self) -> psycopg.Error | None:
+        """What Penstock's own tables say to a dead letter, a ledger entry, a new producer and a query; it is rolled back."""
+        decoded, epoch = Decoded(), uuid4()
+        message = Message(b"", headers={"epoch": str(epoch), "seq": 0, "count": 1})
+        refuse_whole(decoded, message, Verdict(Outcome.DEAD, "rehearsal", "rolled back"))
+        decoded.envelopes.append(Envelope(message, epoch=epoch, reply_to=new_address(), query=[(0, 0)]))
+        try:
+            with self.database.transaction(is_rehearsal=True) as connection:
+                self._account(connection, decoded, None)
+        except psycopg.Error as exc:
+            self.database.close()
+            return exc
+        return None
 
     def _transaction(self, decoded: Decoded, watch: Stopwatch, claim: Claim | None, *, is_careful: bool) -> str:
         groups = _groups(decoded.events)
@@ -194,11 +221,3 @@ def _groups(events: Iterable[Event]) -> Groups:
     for event in events:
         groups[event.record.name].append(event)
     return groups
-
-
-def _given_up(exc: psycopg.Error | ValueError) -> DatabaseAway | CulpritUnknown:
-    """What careful tries end with. They hold the events of record types' tables that do not fit; so it is Penstock's own."""
-    if isinstance(exc, psycopg.Error) and is_of_table(exc):
-        log_refusal(exc)
-        return DatabaseAway(one_line(exc))
-    return CulpritUnknown(one_line(exc))

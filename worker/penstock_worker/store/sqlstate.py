@@ -16,7 +16,8 @@ class Answer(enum.Enum):
     OURS = "not the event's fault: try once more, then find and hold it"
     RETRY = "try the transaction again"
     RECONNECT = "try the transaction again over a new connection"
-    TABLE = "the table does not fit, or we may not write it: hold its events, alarm; if it is Penstock's own: pause, alarm"
+    #: Of Penstock's own tables: pause, alarm; but if they take a batch without events, find the message and hold it.
+    TABLE = "the table does not fit, or we may not write it: hold its events, alarm"
     AWAY = "the database is away: give back, pause, probe"
     REFUSED = "the database refuses us: give back, pause, alarm"
     UNKNOWN = "find it, then hold it"
