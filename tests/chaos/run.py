@@ -150,6 +150,8 @@ def _recover(site: Site, span: _Span) -> None:
         site.canary.sing(PATIENCE_S)
     except TimeoutError as exc:
         span.error = span.error or str(exc)
+    except Exception:  # noqa: BLE001  # an error of the harness ends the run, with its words
+        span.error = span.error or traceback.format_exc()
     span.back_at = time.time()
 
 

@@ -39,6 +39,10 @@ __all__ = ["Canary", "Lent", "Shape", "Site", "Writer", "open_site"]
 _FAILPOINTS = "after_copy=kill, before_commit=kill, after_commit=kill, before_ack=kill"
 
 
+#: Seconds after a worker's start within which its children are left alone.
+_SETTLED_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """
@@ -279,10 +283,18 @@ class Site:
         self.canary = Canary(self, self.spool)
 
     def children(self) -> list[psutil.Process]:
-        """The pool children of all workers; none while a worker has not made all of its own."""
-        families = [worker.children() if worker.is_running else [] for worker in self.workers]
+        """
+        The pool children of all workers; none while a worker has not made all of its own.
+
+        A child that dies before Celery's loop has begun ends its worker ("Could not start worker processes"), for a supervisor
+        to start again. That is another fault than this one, so a worker that has just come up is left alone.
+        """
+        families = [worker.children() if worker.is_running and worker.is_ready() else [] for worker in self.workers]
         is_complete = all(len(family) >= self.shape.concurrency for family in families)
-        return [child for family in families for child in family] if is_complete else []
+        settled = [
+            psutil.Process(worker.pid).create_time() < time.time() - _SETTLED_S for worker in self.workers if is_complete
+        ]
+        return [child for family in families for child in family] if is_complete and all(settled) else []
 
     def bring_back(self, process: Controls) -> None:
         """

@@ -21,6 +21,7 @@ from penstock_worker.ingest.message import Message, unwrap
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.source import Delivery, Source
 from penstock_worker.settings import Settings
+from tests.producing import eventually
 from tests.servers.valkey import ValkeyServer
 
 EPOCH = UUID("0199a000-0000-7a00-9000-00000000000a")
@@ -329,6 +330,18 @@ def test_acks_of_a_lost_connection_are_passed_over(rabbitmq_url: str) -> None:
         loop.source.ack(again)
     with Connection(rabbitmq_url) as connection, connection.channel() as channel:
         assert [channel.queue_declare(name, passive=True).message_count for name in queues(QUEUE)] == [0, 0]
+
+
+@pytest.mark.rabbitmq
+def test_what_comes_while_it_disconnects_goes_back(rabbitmq_url: str) -> None:
+    with Connection(rabbitmq_url) as connection, connection.channel() as channel:
+        with looping(rabbitmq_url) as loop:
+            publish(rabbitmq_url, 50)
+            # All of it is in the connection now, and nobody has read it.
+            eventually(lambda: channel.queue_declare(QUEUE, passive=True).message_count == 0)
+            loop.source.close()
+            assert numbers(loop.deliveries) == []
+        eventually(lambda: channel.queue_declare(QUEUE, passive=True).message_count == 50)
 
 
 @pytest.mark.rabbitmq

@@ -134,3 +134,12 @@ def test_a_placeholder_is_no_row_of_no_event() -> None:
     rows["lab.site"]["t",] = {"site_id": "t"}
     outcomes = {one.key: {"stored"} for one in made + deleted}
     assert check(TYPES, made + deleted, Found(rows, outcomes, {})).is_good
+
+
+def test_a_dead_letter_of_a_stored_event_is_wrong_unless_it_was_held() -> None:
+    state = found()
+    stored_id = f"{DEAD_ID[:-12]}{2:012x}"
+    state.letters[stored_id] = ("dead", "invalid")
+    assert told(check(TYPES, published(), state)) == {"lost": [], "doubled": [], "wrong": ["dead letter"]}
+    state.outcomes[EPOCH, 2].add("held")
+    assert check(TYPES, published(), state).is_good

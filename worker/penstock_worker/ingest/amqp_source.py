@@ -271,6 +271,8 @@ class AmqpSource:
             self._consumers = [self._consume(name) for name in queues(settings.queue)]
 
     def _on_message(self, message: Any) -> None:
+        if self._channel is None:
+            return  # read on the way to the connection's end, with which it goes back
         number = message.delivery_info["delivery_tag"]
         self._window.deliver(number)
         headers = dict(message.headers or {})
