@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
@@ -13,7 +13,7 @@ from penstock_worker.ingest.decode import Decoded, Refused
 from penstock_worker.ingest.message import Envelope, Event, Message
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.outline import split_events
-from penstock_worker.store.dead_letters import Letter
+from penstock_worker.store.dead_letters import Letter, fingerprints_of
 from penstock_worker.store.ledger import Entry, Sighting, merge_entries
 
 __all__ = ["Lettered", "count_outcomes", "entries_by_envelope", "entries_of", "hold", "letters_of", "sightings_of"]
@@ -94,9 +94,10 @@ def _letters_of_events(events: Iterable[Event]) -> Iterator[Lettered]:
             pieces[id(envelope)] = _pieces(envelope.message)
         found = pieces[id(envelope)]
         payload = found[event.index] if event.index < len(found) else envelope.message.body
-        letter = _letter(envelope, event.index, payload, verdict, UUID(event.id))
+        event_id = UUID(event.id)
+        letter = _letter(envelope, event.index, payload, verdict, event_id)
         letter.type, letter.op, letter.version = event.record.name, "delete" if event.is_delete else "upsert", event.version
-        letter.event_id = UUID(event.id)
+        letter.event_id = event_id
         yield Lettered(letter, event)
 
 
@@ -138,11 +139,11 @@ def _letter(envelope: Envelope, index: int, payload: bytes, verdict: Verdict, le
     )
 
 
-def hold(letters: Iterable[Lettered], fingerprints: set[str]) -> None:
+def hold(letters: Sequence[Lettered], fingerprints: set[str]) -> None:
     """Turn dead into held for letters of these fingerprints, and what they are about with them."""
     if not fingerprints:
         return
-    for letter, subject in letters:
-        if letter.state == Outcome.DEAD and letter.fingerprint in fingerprints:
+    for (letter, subject), fingerprint in zip(letters, fingerprints_of(letter for letter, _ in letters), strict=True):
+        if letter.state == Outcome.DEAD and fingerprint in fingerprints:
             letter.state = Outcome.HELD.value
             subject.hold()
