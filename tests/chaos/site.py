@@ -386,3 +386,7 @@ def _port(url: str) -> int:
     found = re.search(r":(\d+)/", url)
     assert found is not None
     return int(found[1])
+
+
+def _age_s(process: Controls) -> float:
+    return time.time() - psutil.Process(process.pid).create_time()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +17,7 @@ def numbers(some):
 
 
 def is_set(some):
-    return all(first <= last for first, last in some) and all(
-        before[1] + 1 < after[0] for before, after in zip(some, some[1:], strict=False)
-    )
+    return all(first <= last for first, last in some) and all(before[1] + 1 < after[0] for before, after in pairwise(some))
 
 
 @settings(max_examples=200)
