@@ -43,8 +43,8 @@ class Lab:
         return found
 
 
-def pulse(at, consumed=0, is_paused=False, could_work=True, is_idle_with_work=False, oldest_batch_at=None):
-    return Pulse(at, consumed, is_paused, could_work, is_idle_with_work, oldest_batch_at)
+def pulse(at, consumed=0, paused_why=None, could_work=True, is_idle_with_work=False, oldest_batch_at=None):
+    return Pulse(at, consumed, paused_why, could_work, is_idle_with_work, oldest_batch_at)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_messages_must_have_waited_themselves(lab):
     assert lab.turn(100) == [None]
 
 
-@pytest.mark.parametrize("facts", [{"is_paused": True}, {"could_work": False}, {"is_connected": False}])
+@pytest.mark.parametrize("facts", [{"paused_why": "the database is away"}, {"could_work": False}, {"is_connected": False}])
 def test_paused_full_or_disconnected_is_not_deaf(lab, facts):
     """And when that ends, the worker has as long as ever."""
     lab.depth.answer = 12
@@ -119,7 +119,9 @@ def test_a_batch_that_nobody_ends(lab):
     """Also while the worker takes more, and while it is paused."""
     began = lab.now
     assert lab.turn(LIMIT_S + AFTER_S, oldest_batch_at=began, could_work=False) == [None]
-    assert lab.turn(1, oldest_batch_at=began, is_paused=True) == ["a batch has been running for 331 s, the limit is 300 s"]
+    assert lab.turn(1, oldest_batch_at=began, paused_why="the database is away") == [
+        "a batch has been running for 331 s, the limit is 300 s"
+    ]
     assert lab.turn(1) == [None]
 
 

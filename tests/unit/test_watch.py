@@ -23,7 +23,7 @@ class Lab:
 
     def __init__(self, folder):
         self.folder, self.now, self.why = folder, 5_000.0, None
-        self.step = SimpleNamespace(pulse=Pulse(0.0, 7, False, True, False, None), stall=None)
+        self.step = SimpleNamespace(pulse=Pulse(0.0, 7, None, True, False, None), stall=None)
         settings = SimpleNamespace(queue=QUEUE, health_folder=folder)
         judge = SimpleNamespace(look=lambda _now, _pulse: self.why)
         self.watch = Watch(settings, "w/1@host", lambda: self.step, judge, clock=lambda: self.now, wall=lambda: self.now)
@@ -82,7 +82,7 @@ def test_without_a_step_or_a_pulse_it_is_not_consuming(lab):
     lab.step.pulse = None
     lab.look()
 
-    assert (lab.health.is_consuming, lab.health.is_paused) == (False, False)
+    assert (lab.health.is_consuming, lab.health.paused_why) == (False, None)
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
@@ -100,7 +100,7 @@ def test_only_the_files_of_those_who_may_live_count(tmp_path):
     """Not those of a process that is gone, even if its id has been given again, of another queue, or of another version."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    facts = {"started_at": 1.0, "written_at": 2.0, "is_consuming": True, "is_paused": False, "consumed_messages": 0}
+    facts = {"started_at": 1.0, "written_at": 2.0, "is_consuming": True, "paused_why": None, "consumed_messages": 0}
     for name, changes in {
         "here": {},
         "gone": {"pid": gone.pid},

@@ -30,7 +30,7 @@ class Health:
 
     Args:
         is_consuming: It takes messages; not while it starts, stops, reconnects or is paused.
-        is_paused: The database is away, and it waits for it.
+        paused_why: What it waits for before it writes again: the database, usually.
         is_stalled: It stands still and should not; `stalled_since` and `stalled_why` say more.
         consumed_messages: Since it started.
         pid_since: When its process began, as the system writes it: a process id is given again after a while, or a reboot.
@@ -41,7 +41,7 @@ class Health:
     started_at: float
     written_at: float
     is_consuming: bool
-    is_paused: bool
+    paused_why: str | None
     consumed_messages: int
     is_stalled: bool = False
     stalled_since: float | None = None

@@ -48,6 +48,6 @@ def _line(worker: Health, now: float) -> str:
         return f"{worker.worker} stands still since {datetime.fromtimestamp(worker.stalled_since, UTC):%F %T} UTC: {trouble}"
     if trouble:
         return f"{worker.worker}: {trouble}"
-    if worker.is_paused:
-        return f"{worker.worker} is paused: the database is away"
+    if worker.paused_why:
+        return f"{worker.worker} is paused, {worker.paused_why}"
     return f"{worker.worker} works" if worker.is_consuming else f"{worker.worker} is starting, stopping or reconnecting"

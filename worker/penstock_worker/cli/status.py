@@ -36,7 +36,7 @@ class WorkerSeen:
 
     name: str
     answers: bool
-    is_paused: bool
+    paused_why: str | None
     trouble: str | None
 
 
@@ -116,13 +116,13 @@ def _workers(settings: Settings) -> list[WorkerSeen]:
 
     answers = workers_stats(settings)
     seen = {
-        name: WorkerSeen(name, answers=True, is_paused=bool(step.get("is_paused")), trouble=step.get("stalled_why"))
+        name: WorkerSeen(name, answers=True, paused_why=step.get("paused_why"), trouble=step.get("stalled_why"))
         for name, step in answers.items()
     }
     now = time.time()
     for health in read_health(settings.health_folder, settings.queue):
         trouble = health.trouble(now) or "it does not answer"
-        seen.setdefault(health.worker, WorkerSeen(health.worker, answers=False, is_paused=health.is_paused, trouble=trouble))
+        seen.setdefault(health.worker, WorkerSeen(health.worker, answers=False, paused_why=health.paused_why, trouble=trouble))
     return sorted(seen.values(), key=lambda worker: worker.name)
 
 
@@ -144,7 +144,7 @@ def _of_worker(worker: WorkerSeen) -> str:
     name = plain(worker.name)
     if worker.trouble:
         return f"{name} STANDS STILL ({plain(worker.trouble)})"
-    return f"{name} (paused)" if worker.is_paused else name
+    return f"{name} (paused, {plain(worker.paused_why)})" if worker.paused_why else name
 
 
 def _counts(title: str, counts: dict[str, int]) -> Table:

@@ -33,7 +33,7 @@ class Pulse:
     Args:
         at: When it said so.
         consumed: Messages that have been delivered since the worker started.
-        is_paused: The database is away.
+        paused_why: Why it waits for a probe to succeed: the database is away, usually. None while it does not.
         could_work: Nothing but their absence keeps messages from being taken or written.
         is_idle_with_work: Messages are here, and no child has any.
         oldest_batch_at: When the longest running batch began.
@@ -41,7 +41,7 @@ class Pulse:
 
     at: float
     consumed: int
-    is_paused: bool
+    paused_why: str | None
     could_work: bool
     is_idle_with_work: bool
     oldest_batch_at: float | None
@@ -92,7 +92,7 @@ class Judge:
         return f"a batch has been running for {ran_s:.0f} s, the limit is {self._time_limit_s:.0f} s"
 
     def _find_deaf(self, now: float, pulse: Pulse) -> str | None:
-        if pulse.consumed != self._consumed or pulse.is_paused or not pulse.could_work:
+        if pulse.consumed != self._consumed or pulse.paused_why is not None or not pulse.could_work:
             self._begin_anew(now, pulse.consumed)
             return None
         if pulse.is_idle_with_work:

@@ -58,7 +58,9 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.buffer = Buffer(Limits(self.settings.batch_max_events, self.settings.batch_max_bytes))
         self.ready: deque[Batch] = deque()
         self.in_flight: set[Flight] = set()
-        self.is_paused = self.is_stopping = False
+        self.is_stopping = False
+        #: Why no batch is written for now; None while nothing keeps it from that.
+        self.paused_why: str | None = None
         self._source: Source | None = None
         self._age_timer: Any = None
         self._probe_timer: Any = None
@@ -101,7 +103,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.is_stopping = True
         self.pulse = None
         self._cancel_timers()
-        self.is_paused = False
+        self.paused_why = None
         if self._source is None:
             return
         waiting = self._take_waiting() + self._reclaim(is_reconnected=False)
@@ -136,6 +138,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         return {
             "queue": self.settings.queue,
             "is_paused": self.is_paused,
+            "paused_why": self.paused_why,
             "buffered_bytes": self.buffer.size,
             "held_messages": self._count_held(),
             "ready_batches": len(self.ready),
@@ -156,12 +159,17 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.pulse = Pulse(
             at=time.monotonic(),
             consumed=self._consumed,
-            is_paused=self.is_paused,
+            paused_why=self.paused_why,
             could_work=self._has_room() or is_idle,
             is_idle_with_work=is_idle and (bool(self.ready) or not self.buffer.is_empty),
             oldest_batch_at=min((flight.began_at for flight in self.in_flight), default=None),
         )
         self.consumer.pool.maintain_pool()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it waits until a probe succeeds."""
+        return self.paused_why is not None
 
     # -- deliveries to batches -----------------------------------------------------------------------------------------------
 
@@ -231,14 +239,17 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def on_away(self, batch: Batch, reason: str) -> None:
         """The database is away: everything goes back once, and nothing comes until a probe succeeds."""
+        self._pause(batch, f"the database is away: {reason}")
+
+    def _pause(self, batch: Batch, why: str) -> None:
         if batch.is_alone and not self.is_stopping:
             batch.is_innocent = True
             self.ready.appendleft(batch)
         else:
             self.source.give_back(batch.deliveries)
         if not self.is_paused and not self.is_stopping:
-            logger.warning("paused, the database is away: %s", reason, extra={"action": "paused"})
-            self.is_paused = True
+            logger.warning("paused, %s", why, extra={"action": "paused"})
+            self.paused_why = why
             self.source.pause()
             waiting = self._take_waiting()
             # Lone suspects stay: that their last try ended in order is known here only.
@@ -259,7 +270,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         if not batch.is_alone and not self.is_stopping:
             self.ready.extendleft(reversed(halves(batch)))
             return
-        self.on_away(batch, "penstock.write_batch raised, see the log above")
+        self._pause(batch, "penstock.write_batch raised, see the worker's log")
 
     def on_ended(self) -> None:
         """A place in the pool is free."""
@@ -289,7 +300,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self._probe_later()
             return
         logger.warning("resumed, the database is back", extra={"action": "resumed"})
-        self.is_paused = False
+        self.paused_why = None
         self.source.resume()
         self._pump()
 
