@@ -137,12 +137,15 @@ def _look_at_rabbitmq(settings: Settings) -> QueueLook:
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=settings.connect_timeout_s)
         waiting, consumers = _declared(connection, settings.queue)
+        # Where nobody consumes, whatever was in hand went back.
+        held = _held_by_workers(settings, consumers) if consumers else 0
+        # Once more: what a worker gave back between the two questions is in neither answer.
+        waiting = max(waiting, _declared(connection, settings.queue)[0])
     except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
         raise BrokerAway(_first_line(exc)) from exc
     finally:
         connection.release()
-    # Where nobody consumes, whatever was in hand went back.
-    return QueueLook(waiting, _held_by_workers(settings, consumers) if consumers else 0, is_readable=False)
+    return QueueLook(waiting, held, is_readable=False)
 
 
 def _declared(connection: Connection, queue: str) -> tuple[int, int]:
