@@ -20,7 +20,7 @@ def test_what_goes_back_between_two_questions_is_not_overlooked(rabbitmq_url: st
         for name, arguments in queues(QUEUE).items():
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
         channel.basic_qos(0, 1, False)
-        channel.basic_consume(QUEUE)
+        channel.basic_consume(QUEUE, callback=lambda _message: None)
         publish(rabbitmq_url, 1)
         connection.drain_events(timeout=60)  # in hand, and the queue is empty
 
