@@ -7,7 +7,7 @@ bytes alone, so that a broken event harms no neighbour. What cannot be read at a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -150,50 +150,9 @@ def _decode_apart(message: Message, validators: Validators, decoded: Decoded) ->
         return
     envelope = _envelope(message, head, len(pieces))
     decoded.envelopes.append(envelope)
-    _read_events(pieces, event_id_prefix(head["epoch"]), envelope, validators, decoded)
-
-
-def _read_events(pieces: Sequence[bytes], prefix: str, envelope: Envelope, validators: Validators, decoded: Decoded) -> None:
-    ids = [f"{prefix}{envelope.seq + index:012x}" for index in range(len(pieces))]
-    together = _validate_together(pieces, validators)
-    if together is None:
-        for index, piece in enumerate(pieces):
-            read_event(piece, index, ids[index], envelope, validators, decoded)
-        return
-    contents, errors = together
+    prefix = event_id_prefix(head["epoch"])
     for index, piece in enumerate(pieces):
-        if index in errors:
-            _refuse(errors[index], piece, index, ids[index], envelope, decoded)
-        else:
-            _accept(next(contents), piece, index, ids[index], envelope, validators, decoded)
-
-
-def _validate_together(
-    pieces: Sequence[bytes], validators: Validators
-) -> tuple[Iterator[dict[str, Any]], dict[int, ErrorDetails]] | None:
-    """
-    Validate many events in two calls instead of one for each, which costs twice as much.
-
-    Returns:
-        The contents of the good ones, and the first error of each of the others by its place; None if one of them is no JSON,
-        for the parser does not say which.
-    """
-    errors: dict[int, ErrorDetails] = {}
-    good = pieces
-    try:
-        try:
-            contents = validators.events.validate_json(b"[%b]" % b",".join(good))
-        except ValidationError as exc:
-            for error in exc.errors(include_url=False, include_input=False):
-                if not error["loc"]:  # it is of the whole
-                    return None
-                place, error["loc"] = int(error["loc"][0]), error["loc"][1:]
-                errors.setdefault(place, error)
-            good = [piece for index, piece in enumerate(pieces) if index not in errors]
-            contents = validators.events.validate_json(b"[%b]" % b",".join(good))
-    except ValidationError:
-        return None
-    return (iter(contents), errors) if len(contents) == len(good) else None
+        read_event(piece, index, f"{prefix}{envelope.seq + index:012x}", envelope, validators, decoded)
 
 
 def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, validators: Validators, decoded: Decoded) -> None:
@@ -201,25 +160,9 @@ def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, vali
     try:
         content = validators.event.validate_json(piece)
     except ValidationError as exc:
-        _refuse(_first_error(exc), piece, index, event_id, envelope, decoded)
-    else:
-        _accept(content, piece, index, event_id, envelope, validators, decoded)
-
-
-def _refuse(error: ErrorDetails, piece: bytes, index: int, event_id: str, envelope: Envelope, decoded: Decoded) -> None:
-    hints = _hints(piece)
-    decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(error, piece, hints), hints, event_id))
-
-
-def _accept(
-    content: dict[str, Any],
-    piece: bytes,
-    index: int,
-    event_id: str,
-    envelope: Envelope,
-    validators: Validators,
-    decoded: Decoded,
-) -> None:
+        hints = _hints(piece)
+        decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, piece, hints), hints, event_id))
+        return
     if b"\\u0000" in piece and _has_nul(content["data"]):
         verdict = Verdict(Outcome.DEAD, "nul_character", "a text holds a NUL character, which PostgreSQL cannot store")
         decoded.refused.append(Refused(envelope, index, 1, piece, verdict, _hints(piece), event_id))
@@ -259,7 +202,8 @@ def _envelope_of_headers(message: Message) -> Envelope:
     return Envelope(message, str(headers.get("producer", ""))[:200], epoch, seq, count)
 
 
-def _why_invalid(error: ErrorDetails, piece: bytes, hints: dict[str, Any]) -> Verdict:
+def _why_invalid(exc: ValidationError, piece: bytes, hints: dict[str, Any]) -> Verdict:
+    error = _first_error(exc)
     is_tag = error["type"] == "union_tag_invalid" and error.get("ctx", {}).get("discriminator") == "'type'"
     if is_tag or (error["type"] == "literal_error" and error["loc"][-1:] == ("type",)):
         if "type" not in hints:

@@ -28,18 +28,17 @@ class Validators:
     The validators of a registry's record types, built once per process.
 
     `records` are the types by name. `envelope` reads a good envelope in one call; `head` reads one without its events and
-    `event` a single event and `events` many, for envelopes in which something is wrong. All are `pydantic.TypeAdapter`s of
-    plain dicts.
+    `event` a single event, for envelopes in which something is wrong. All three are `pydantic.TypeAdapter`s of plain dicts.
     """
 
     def __init__(self, registry: Registry) -> None:
         self.records = dict(registry)
         event: Any = _event_type(registry)
-        events: Any = list.__class_getitem__(event)
         self.event: TypeAdapter[Any] = TypeAdapter(event)
-        self.events: TypeAdapter[Any] = TypeAdapter(events)
         self.head: TypeAdapter[Any] = TypeAdapter(_typed("Head", _HEAD, _IGNORE))
-        self.envelope: TypeAdapter[Any] = TypeAdapter(_typed("Envelope", {**_HEAD, "events": events}, _IGNORE))
+        self.envelope: TypeAdapter[Any] = TypeAdapter(
+            _typed("Envelope", {**_HEAD, "events": list.__class_getitem__(event)}, _IGNORE)
+        )
 
 
 _IGNORE = ConfigDict(extra="ignore")
