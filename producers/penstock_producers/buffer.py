@@ -19,14 +19,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, SPOOL_CORRUPT, Drops
+from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, INTERRUPTED, SPOOL_CORRUPT, Drops
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.options import Options
 from penstock_producers.ranges import Ranges
+from penstock_producers.spool.section import is_owned
 from penstock_schemas.answer import MAX_QUERY_RANGES, SeqRange
 from penstock_schemas.wire import DroppedRange, Envelope
 
@@ -40,18 +42,22 @@ _RANGES_PER_ENVELOPE = 500
 #: Events and bytes that move to the spool at one time: a publisher who finds no room moves that many, and has room for as many.
 _MOVE_EVENTS = 1_000
 _MOVE_BYTES = 1024 * 1024
-#: Seconds that a publisher waits for another one's move, before the policy is asked.
-_AWAIT_MOVE_S = 1.0
+#: Seconds since its begin that a publisher waits for another one's move, and for others who use the disk, before the policy is
+#: asked: a disk may hang.
+_PATIENCE_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class _Move:
     """Events on their way to the spool: pending ones, or a copy of what is in flight in an envelope."""
 
-    events: list[tuple[int, bytes, float]]
-    size: int
-    thread: int
+    begun_at: float
+    thread: int = field(default_factory=threading.get_ident)
+    events: list[tuple[int, bytes, float]] = field(default_factory=list)
+    size: int = 0
     envelope: Envelope | None = None
+    #: How many were given up in it: the producer was closed meanwhile, and the disk refused.
+    lost: int = 0
 
 
 class Buffer:
@@ -124,8 +130,12 @@ class Buffer:
             if self.held_events < self._max_events and self.held_bytes + size <= self._max_bytes and not self.is_closing:
                 # The number first: an event published by a signal handler in between then gets the next one.
                 seq = self.next_seq
-                self.next_seq = seq + 1
-                self._hold(seq, event, size)
+                try:
+                    self.next_seq = seq + 1
+                    self._hold(seq, event, size)
+                except BaseException:
+                    self._account(seq, 1)
+                    raise
                 return seq
         return self._accept_crowded(event, size)
 
@@ -134,7 +144,7 @@ class Buffer:
         if self._options.policy != "raise":
             return [self.accept(event) for event in events]
         size = sum(map(len, events))
-        while not self._has_room(size, len(events)) and (self.move_to_spool() or self._await_move()):
+        while not self._has_room(size, len(events)) and (self.move_to_spool(_PATIENCE_S) or self._await_move()):
             pass
         with self.lock:
             if not self._has_room(size, len(events)):
@@ -170,34 +180,67 @@ class Buffer:
         return len(self._pending) >= self._options.batch_events or self._pending_bytes >= self._options.batch_bytes
 
     def _accept_crowded(self, event: bytes, size: int) -> int:
-        while not self.is_closing and (self.move_to_spool() or self._await_move()):
+        while not self.is_closing and (self.move_to_spool(_PATIENCE_S) or self._await_move()):
             with self.lock:
                 if self._has_room(size):
                     return self.accept(event)
-        dropped = 0
         with self.lock:
             if self._options.policy == "block":
                 timeout_s = self._options.block_timeout_s
                 self.progress.wait_for(lambda: self.is_closing or self._has_room(size), timeout_s)
             if self.is_closing:
                 raise ProducerClosed("the producer is closed")
-            if self._options.policy == "drop_oldest":
-                dropped = self._drop_oldest(size)
-            if self._has_room(size):
-                seq = self.next_seq
-                self.next_seq = seq + 1
-                self._hold(seq, event, size)
-            elif self._options.policy in ("block", "raise"):
+            if self._options.policy in ("block", "raise") and not self._has_room(size):
                 raise BufferFull(self._full())
-            else:
-                seq = self.next_seq
-                self.next_seq = seq + 1
-                self.drops.add(seq, BUFFER_FULL)
-                dropped += 1
-                self.work.notify()
+            seq, dropped = self._number_crowded(event, size)
         if dropped:
             self._tell(dropped, BUFFER_FULL)
         return seq
+
+    def _number_crowded(self, event: bytes, size: int) -> tuple[int, int]:
+        """Its number, and how many were dropped for it, itself included."""
+        dropped = 0
+        seq = self.next_seq
+        try:
+            if self._options.policy == "drop_oldest":
+                dropped = self._drop_oldest(size)
+            seq = self.next_seq
+            self.next_seq = seq + 1
+            if self._has_room(size):
+                self._hold(seq, event, size)
+            else:
+                self.drops.add(seq, BUFFER_FULL)
+                dropped += 1
+                self.work.notify()
+        except BaseException:
+            self._account(seq, 1)
+            raise
+        return seq, dropped
+
+    # --- after an exception that came from outside: of a signal handler, or no memory
+
+    def _account(self, first: int, count: int) -> None:
+        """Have each of these numbers, if it was given at all, be held or dropped: else the ledger misses it for ever."""
+        held = {seq for seq, *_ in self._pending}.union(*({seq for seq, *_ in move.events} for move in self._moving))
+        for seq in range(first, min(first + count, self.next_seq)):
+            if seq not in held and seq not in self.drops.seqs:
+                self.drops.add(seq, INTERRUPTED)
+        self._restore()
+
+    def _restore(self) -> None:
+        """Count anew what is held; no list ever lacks an event that is in no other, at worst it is in two."""
+        moving = {seq: event for move in self._moving if move.envelope is None for seq, event, _ in move.events}
+        pending = {seq: (seq, event, at) for seq, event, at in self._pending if seq not in moving}
+        self._pending.clear()
+        self._pending.extend(pending[seq] for seq in sorted(pending))
+        held = [event for _, event, _ in self._pending] + list(moving.values())
+        held += [event for envelope in self.in_flight for event in envelope.events]
+        self._pending_bytes = sum(len(event) for _, event, _ in self._pending)
+        self.held_events, self.held_bytes = len(held), sum(map(len, held))
+        self._is_full_batch = self._is_batch_full()
+        self._look_for_oldest()
+        self.work.notify_all()
+        self.progress.notify_all()
 
     def _full(self) -> str:
         return f"{self.held_events} events ({self.held_bytes} bytes) wait for the broker"
@@ -206,10 +249,10 @@ class Buffer:
         """Make room. What is in flight cannot be taken back: without pending events there may be none."""
         dropped = 0
         while self._pending and not self._has_room(size):
-            seq, event, _ = self._pending.popleft()
+            self.drops.add(self._pending[0][0], BUFFER_FULL)
+            _, event, _ = self._pending.popleft()
             self._pending_bytes -= len(event)
             self._release(1, len(event))
-            self.drops.add(seq, BUFFER_FULL)
             dropped += 1
         self._look_for_oldest()
         return dropped
@@ -242,7 +285,10 @@ class Buffer:
             self._flush_before = self.next_seq
             self.urgency += 1
             self.work.notify_all()
-            return self.progress.wait_for(lambda: self.held_events == 0 and not self._is_spool_due(), timeout_s)
+            # Not only for what can be read just now: a disk that refuses a read has it still.
+            return self.progress.wait_for(
+                lambda: self.held_events == 0 and (self.spool is None or not self.spool.has_unsent), timeout_s
+            )
 
     def first_held(self) -> float:
         """The lowest number that is in memory and not confirmed; infinity when there is none."""
@@ -307,9 +353,9 @@ class Buffer:
             self.progress.notify_all()
 
     def abandon(self) -> int:
-        """Give up what is still held, and say how many events that were."""
+        """Give up what is still held, but for what is being written to disk, and say how many events that were."""
         with self.lock:
-            abandoned = self.held_events
+            abandoned = self.held_events - sum(len(move.events) for move in self._moving)
             if abandoned:
                 self.drops.totals[CLOSE_DEADLINE] += abandoned
             self._forget_all()
@@ -322,6 +368,8 @@ class Buffer:
         self._pending.clear()
         self._pending_bytes = 0
         self._moving.clear()
+        for envelope in self.in_flight:
+            self.drops.put_back(envelope.dropped)
         self.in_flight.clear()
         self._look_for_oldest()
         self._release(self.held_events, self.held_bytes)
@@ -344,25 +392,45 @@ class Buffer:
     def take_drops(self) -> list[DroppedRange]:
         """Dropped numbers that no envelope has told of; they are the caller's to tell now."""
         with self.lock:
-            return self.drops.take(_RANGES_PER_ENVELOPE)
+            return self.drops.take()
 
     def stalled_at(self) -> float:
         """Since when the broker has confirmed nothing although there was something to confirm; infinity for not at all."""
         return max(self.oldest_at, self._idle_since)
 
-    def move_to_spool(self) -> bool:
-        """Move the oldest events, up to a thousand: pending ones first. False when there are none, or the disk refuses."""
+    @property
+    def is_entered(self) -> bool:
+        """Whether this thread is in the middle of something here: a signal handler has interrupted it."""
+        return is_owned(self.lock) or any(move.thread == threading.get_ident() for move in self._moving)
+
+    def move_to_spool(self, patience_s: float | None = None) -> bool:
+        """
+        Move the oldest events, up to a thousand: pending ones first. False when there are none, or the disk refuses.
+
+        Args:
+            patience_s: See `Spool.append`.
+        """
         if self.spool is None:
             return False
-        with self.lock:
-            move = self._begin_move()
-        if move is None:
-            return False
-        is_moved = self.spool.append([(seq, event) for seq, event, _ in move.events], move.events[0][2])
-        with self.lock:
-            is_late = self._end_move(move, is_moved=is_moved)
+        move = _Move(self._now())
+        try:
+            with self.lock:
+                if not self._begin_move(move):
+                    return False
+            rows = [(seq, event) for seq, event, _ in move.events]
+            is_moved = self.spool.append(rows, move.events[0][2], patience_s)
+            with self.lock:
+                is_late = self._end_move(move, is_moved=is_moved)
+        except BaseException:
+            # Of a signal handler, or no memory: the events stay. What is on disk already will be there twice, which is once.
+            with self.lock:
+                self._end_move(move, is_moved=False)
+                self._restore()
+            raise
         if is_late and move.envelope is not None:
             self.spool.confirm(move.envelope)  # while it was written
+        if move.lost:
+            self._tell(move.lost, CLOSE_DEADLINE)
         return is_moved
 
     def _await_move(self) -> bool:
@@ -371,40 +439,60 @@ class Buffer:
             others = [move for move in self._moving if move.thread != threading.get_ident()]
             if not others:
                 return False
-            return self.progress.wait_for(lambda: others[0] not in self._moving, _AWAIT_MOVE_S)
+            left_s = others[0].begun_at + _PATIENCE_S - self._now()
+            return self.progress.wait_for(lambda: others[0] not in self._moving, max(0.0, left_s))
 
-    def _begin_move(self) -> _Move | None:
-        move = _Move([], 0, threading.get_ident())
-        while self._pending and len(move.events) < _MOVE_EVENTS and move.size < _MOVE_BYTES:
-            move.events.append(self._pending.popleft())
-            move.size += len(move.events[-1][1])
+    def await_moves(self, timeout_s: float) -> bool:
+        """Wait until nothing is being moved; whether that is so."""
+        with self.lock:
+            return self.progress.wait_for(lambda: not self._moving, timeout_s)
+
+    def _begin_move(self, move: _Move) -> bool:
+        if any(move.thread == other.thread for other in self._moving):
+            return False  # an event that interrupts a move moves nothing itself
+        # Known before it takes anything, and taken by one call: at no moment an exception leaves events in neither place.
+        self._moving.append(move)
+        count = 0
+        for _, event, _ in list(islice(self._pending, _MOVE_EVENTS)):
+            if move.size >= _MOVE_BYTES:
+                break
+            count += 1
+            move.size += len(event)
+        move.events.extend(islice(iter(self._pending.popleft, None), count))
         self._pending_bytes -= move.size
         if not move.events:
             copied = [id(other.envelope) for other in self._moving]
             envelope = next((one for one in self.in_flight if one.events and id(one) not in copied), None)
             if envelope is None:
-                return None
+                self._moving.remove(move)
+                return False
             accepted_at = self._accepted_at.get(envelope.seq, self.oldest_at)
-            rows = [(seq, event, accepted_at) for seq, event in enumerate(envelope.events, envelope.seq)]
-            move = _Move(rows, sum(map(len, envelope.events)), move.thread, envelope)
-        self._moving.append(move)
-        return move
+            move.envelope = envelope
+            move.size = sum(map(len, envelope.events))
+            move.events.extend([(seq, event, accepted_at) for seq, event in enumerate(envelope.events, envelope.seq)])
+        return True
 
     def _end_move(self, move: _Move, *, is_moved: bool) -> bool:
         """Whether it was confirmed meanwhile."""
         if move not in self._moving:
-            return False  # abandoned meanwhile
-        self._moving.remove(move)
+            if self.is_abandoned and not is_moved:
+                move.lost = len(move.events)
+                self.drops.totals[CLOSE_DEADLINE] += move.lost
+            return False
         is_in_flight = any(move.envelope is envelope for envelope in self.in_flight)
+        # What takes events from one place is after what puts them into another, for the same reason.
         if is_moved and (move.envelope is None or is_in_flight):
+            self._moving.remove(move)
             if move.envelope is not None:
-                self._take_out(move.envelope)
                 self.drops.put_back(move.envelope.dropped)
+                self._take_out(move.envelope)
             self._look_for_oldest()
             self._release(len(move.events), move.size)
-        elif move.envelope is None:
-            self._pending.extendleft(reversed(move.events))
-            self._pending_bytes += move.size
+        else:
+            if move.envelope is None:
+                self._pending.extendleft(reversed(move.events))
+                self._pending_bytes += move.size
+            self._moving.remove(move)
         self.work.notify_all()
         self.progress.notify_all()
         return is_moved and move.envelope is not None and not is_in_flight
@@ -445,9 +533,10 @@ class Buffer:
         """Seconds until the sender has something to do: 0 for now, infinity for not before something happens."""
         # Forced or not, events that are moving are waited for: before that is over there is no end to be told.
         is_moving = bool(self._moving) and not self._pending
-        if self._queries or self._is_batch_full() or self._is_spool_due() or (self._is_forced() and not is_moving):
+        spool_in_s = math.inf if self.spool is None else self.spool.due_in_s()
+        if self._queries or self._is_batch_full() or spool_in_s <= 0 or (self._is_forced() and not is_moving):
             return 0
-        return math.inf if is_moving else max(0, self._due_at() - self._now())
+        return min(spool_in_s, math.inf if is_moving else max(0, self._due_at() - self._now()))
 
     def _due_at(self) -> float:
         if self._pending:
@@ -457,7 +546,7 @@ class Buffer:
         return self._idle_since + self._options.heartbeat_s if self.next_seq != self._announced_seq else math.inf
 
     def _is_spool_due(self) -> bool:
-        return self.spool is not None and self.spool.is_due()
+        return self.spool is not None and self.spool.due_in_s() <= 0
 
     def _cut_first(self) -> int:
         if self._queries:

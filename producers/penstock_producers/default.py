@@ -28,6 +28,15 @@ _lock = threading.RLock()
 _producer: Producer | None = None
 
 
+def _renew_lock() -> None:
+    """In a forked child: a thread of the parent may have held it, and is not here to give it back."""
+    global _lock  # noqa: PLW0603  # it is the module's
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def configure(broker_url: str | None = None, **options: Any) -> Producer:
     """
     Make the process's own producer, in place of the one there is, which is closed.

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from penstock_producers.ranges import Ranges
 from penstock_schemas.wire import DroppedRange
 
-__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "SPOOL_CORRUPT", "SPOOL_FULL", "Drops"]
+__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "INTERRUPTED", "SPOOL_CORRUPT", "SPOOL_FULL", "Drops"]
 
 #: The buffer had no room, and the policy is to drop.
 BUFFER_FULL = "buffer_full"
 #: Still unconfirmed when the time for closing was over. The broker may have some of them.
 CLOSE_DEADLINE = "close_deadline"
+#: An exception from outside (of a signal handler, or no memory) came between its number and its place; publish() raised it.
+INTERRUPTED = "interrupted"
 #: Durability "journal", and the disk did not take the event.
 SPOOL_FULL = "spool_full"
 #: They were in this producer's own spool file, which can no longer be read and is set aside.
@@ -41,16 +43,17 @@ class Drops:
         self.seqs.add(seq, seq)
         if len(self.seqs) > _MAX_RANGES:
             self.seqs.forget_lowest(_MAX_RANGES // 2)
-        first = self._ranges.pop((reason, seq - 1), seq)
-        self._ranges[reason, seq] = first
+        # In this order: a handler that raises in between has a range told twice, and none not at all.
+        self._ranges[reason, seq] = self._ranges.get((reason, seq - 1), seq)
+        self._ranges.pop((reason, seq - 1), None)
 
     def put_back(self, ranges: Iterable[DroppedRange]) -> None:
         """Taken, and not delivered: they go with the next envelope."""
         for part in ranges:
             self._ranges[part.reason, part.last] = part.first
 
-    def take(self, limit: int) -> list[DroppedRange]:
-        """Up to `limit` ranges, lowest first; they are the caller's to deliver now."""
+    def take(self, limit: int | None = None) -> list[DroppedRange]:
+        """Up to `limit` ranges, lowest first, or all; they are the caller's to deliver now."""
         ranges = sorted((first, last, reason) for (reason, last), first in self._ranges.items())[:limit]
         for _, last, reason in ranges:
             del self._ranges[reason, last]

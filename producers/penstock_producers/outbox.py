@@ -32,6 +32,8 @@ logger = logging.getLogger("penstock.producer")
 _DROP_WARNING_EVERY_S = 10
 #: Seconds that closing waits for receipts of the journal at most; without them the next producer asks.
 _RECEIPTS_S = 1.0
+#: Seconds over its deadline that closing waits for events that other threads are writing to disk.
+_MOVES_S = 1.0
 #: Seconds between two looks whether they have come.
 _LOOK_S = 0.05
 
@@ -69,7 +71,15 @@ class Outbox:
 
     def _add_spool(self) -> None:
         buffer = self.buffer
-        spool = Spool(self.options, self.epoch, self.address, first_held=buffer.first_held, wake=buffer.wake, lose=buffer.lose)
+        spool = Spool(
+            self.options,
+            self.epoch,
+            self.address,
+            first_held=buffer.first_held,
+            wake=buffer.wake,
+            lose=buffer.lose,
+            publishers=buffer.lock if self.options.durability == "journal" else None,
+        )
         self.buffer.spool = self.spool = spool
         self.keeper = Keeper(self.options, buffer, spool, is_away=self._is_away, on_turn=self._listen)
 
@@ -127,7 +137,15 @@ class Outbox:
         self.answers.look()
 
     def finish_close(self, timeout_s: float) -> bool:
-        """Wait for the sender's end; what it could not send in time goes to the spool, or is given up. Whether it sent all."""
+        """
+        Wait for the sender's end; what it could not send in time goes to the spool, or is given up. Whether it sent all.
+
+        In a signal handler that has interrupted its own thread inside here nothing can be waited for, and what is half done
+        cannot be given back: then the sender sends what it can, and the exit hook does the rest.
+        """
+        if self.buffer.is_entered or (self.spool is not None and self.spool.is_entered):
+            processes.close_at_exit(self)
+            return False
         deadline = time.monotonic() + timeout_s
         self._is_finishing = True
         if self.buffer.next_seq or self._has_unconfirmed():
@@ -139,10 +157,15 @@ class Outbox:
         if self.keeper is not None:
             self.keeper.stop()
             self.keeper.spill_all()
+            # What others are moving is theirs until they have done; what their disk refused is moved here.
+            if not self.buffer.await_moves(max(0.0, deadline - time.monotonic()) + _MOVES_S):
+                logger.warning("%s: the disk has not answered in time, it may still take the rest", self.options.name)
+            self.keeper.spill_all()
         is_confirmed = math.isinf(self.buffer.first_unconfirmed())
         if is_confirmed:
             self.await_receipts(min(_RECEIPTS_S, deadline - time.monotonic()))
-        is_whole = self.buffer.abandon() == 0
+        is_moving = not self.buffer.await_moves(0)
+        is_whole = self.buffer.abandon() == 0 and not is_moving
         self._release(is_whole=is_whole)
         return is_confirmed
 

@@ -5,73 +5,79 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from penstock_schemas.answer import SeqRange
 
 __all__ = ["Ranges"]
 
 
+_first, _last = itemgetter(0), itemgetter(1)
+
+
 class Ranges:
     """
     A set of numbers as sorted ranges that neither overlap nor touch; both ends are included.
 
-    Not safe under threads by itself.
+    Changed by one thread at a time, each change being one step: a handler that raises meets it before or after. So it can be
+    read without a lock.
     """
 
     def __init__(self, ranges: Iterable[SeqRange] = ()) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
+        self._ranges: list[SeqRange] = []
         for first, last in ranges:
             self.add(first, last)
 
     def __len__(self) -> int:
-        return len(self._firsts)
+        return len(self._ranges)
 
     def __iter__(self) -> Iterator[SeqRange]:
-        return zip(self._firsts, self._lasts, strict=True)
+        return iter(self._ranges[:])
 
     def __contains__(self, number: int) -> bool:
-        place = bisect_right(self._firsts, number) - 1
-        return place >= 0 and number <= self._lasts[place]
+        place = bisect_left(self._ranges, number, key=_last)
+        return place < len(self._ranges) and number >= self._ranges[place][0]
 
     def add(self, first: int, last: int) -> None:
         """Put numbers in, joined to what they overlap or touch."""
-        begin = bisect_left(self._lasts, first - 1)
-        end = bisect_right(self._firsts, last + 1)
+        begin = bisect_left(self._ranges, first - 1, key=_last)
+        end = bisect_right(self._ranges, last + 1, key=_first)
         if begin < end:
-            first, last = min(first, self._firsts[begin]), max(last, self._lasts[end - 1])
-        self._firsts[begin:end] = [first]
-        self._lasts[begin:end] = [last]
+            first, last = min(first, self._ranges[begin][0]), max(last, self._ranges[end - 1][1])
+        self._ranges[begin:end] = [(first, last)]
 
     def remove(self, first: int, last: int) -> list[SeqRange]:
         """Take numbers out; those that were in it."""
         removed = self.within(first, last)
         if removed:
-            begin, end = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
-            left = [(self._firsts[begin], first - 1), (last + 1, self._lasts[end - 1])]
-            left = [part for part in left if part[0] <= part[1]]
-            self._firsts[begin:end] = [part[0] for part in left]
-            self._lasts[begin:end] = [part[1] for part in left]
+            begin, end = self._places(first, last)
+            left = [(self._ranges[begin][0], first - 1), (last + 1, self._ranges[end - 1][1])]
+            self._ranges[begin:end] = [part for part in left if part[0] <= part[1]]
         return removed
 
     @property
     def first(self) -> float:
         """The lowest number, infinity when there is none."""
-        return self._firsts[0] if self._firsts else math.inf
+        for first, _ in self._ranges[:1]:
+            return first
+        return math.inf
 
     @property
     def count(self) -> int:
         """How many numbers there are."""
-        return sum(self._lasts) - sum(self._firsts) + len(self._firsts)
+        return sum(last - first + 1 for first, last in self)
 
     def forget_lowest(self, count: int) -> None:
         """Take the lowest ranges out."""
-        del self._firsts[:count], self._lasts[:count]
+        del self._ranges[:count]
 
     def within(self, first: int, last: int) -> list[SeqRange]:
         """What of these numbers is in the set."""
-        begin, end = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
-        return [(max(first, self._firsts[place]), min(last, self._lasts[place])) for place in range(begin, end)]
+        begin, end = self._places(first, last)
+        return [(max(first, begun), min(last, ended)) for begun, ended in self._ranges[begin:end]]
+
+    def _places(self, first: int, last: int) -> tuple[int, int]:
+        return bisect_left(self._ranges, first, key=_last), bisect_right(self._ranges, last, key=_first)
 
     def gaps(self, first: int, last: int) -> list[SeqRange]:
         """What of these numbers is not in the set."""

@@ -42,9 +42,13 @@ class JournalBuffer(Buffer):
             while not self.is_closing:
                 # The numbers first: an event published by a signal handler in between then gets the next one.
                 first = self.next_seq
-                self.next_seq = first + len(events)
-                if self.spool.journal(list(enumerate(events, first))):
-                    return self._hold_all(first, events)
+                try:
+                    self.next_seq = first + len(events)
+                    if self.spool.journal(list(enumerate(events, first))):
+                        return self._hold_all(first, events)
+                except BaseException:
+                    self._account_all(first, events)
+                    raise
                 left_s = deadline - self._now() if policy == "block" else 0.0
                 if policy in ("block", "raise") and self.next_seq == first + len(events):
                     self.next_seq = first
@@ -69,6 +73,18 @@ class JournalBuffer(Buffer):
                 self.spool.leave_unsent(seq)
                 self.work.notify()
         return list(range(first, first + len(events)))
+
+    def _account_all(self, first: int, events: Sequence[bytes]) -> None:
+        """An exception came from outside: what may be on disk or not is written again, and sent from there."""
+        assert self.spool is not None
+        if self.next_seq > first and self.spool.journal(list(enumerate(events, first))):
+            held = {seq for seq, *_ in self._pending}
+            for seq in range(first, first + len(events)):
+                if seq not in held:
+                    self.spool.leave_unsent(seq)
+            self._restore()
+        else:
+            self._account(first, len(events))
 
     def _drop_all(self, first: int, count: int) -> None:
         for seq in range(first, first + count):

@@ -130,8 +130,9 @@ class Keeper:
                 if left_s <= 0:
                     return
                 self._is_idle = math.isinf(spill_at)
-                # While the broker is away the sender may be waiting for it, and nobody tells what is published meanwhile.
-                self._wake.wait(min(left_s, _STALLED_S) if self._spool.has_unsent or self._is_away() else left_s)
+                # While the sender waits for the broker, with whatever message, nobody tells what is published meanwhile.
+                is_waiting = self._spool.has_unsent or self._is_away() or self._buffer.in_flight
+                self._wake.wait(min(left_s, _STALLED_S) if is_waiting else left_s)
                 self._is_idle = False
 
     def _spill_at(self) -> float:

@@ -1,14 +1,15 @@
 """
 All spool files of one outbox: its own, made when the first event comes to it, and those it has adopted.
 
-One lock, never held around the network. Who needs the buffer's too takes that first. Trouble with the
-disk is kept and told by `tell`, because a handler of logging may publish.
+One lock, never held around the network. Nobody waits for it who has the buffer's, but for a journal, which takes that one
+first. Trouble with the disk is kept and told by `tell`, because a handler of logging may publish.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,9 @@ class Spool:
         first_held: The lowest number that is in memory and not confirmed.
         wake: Called, without a lock held, when there is something to send that was not before.
         lose: Called, without a lock held, with numbers of this epoch that were to be sent and cannot be read any more.
+        publishers:
+            The lock that `journal` is called under. The spool takes it too, before its own: a finalizer that publishes while
+            its thread is in here must not wait for a publisher who waits for the disk.
         now: A monotonic clock, in seconds.
     """
 
@@ -56,9 +60,12 @@ class Spool:
         first_held: Callable[[], float],
         wake: Callable[[], None],
         lose: Callable[[Sequence[SeqRange]], None],
+        publishers: threading.RLock | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._section = Section()
+        # Taken before the section, everywhere but in `append`, which no journal does: one order for all.
+        self._first = self._section.lock if publishers is None else publishers
         self.is_journal = options.durability == "journal"
         #: Read without the lock: whether there is anything to be sent from disk, and the age of it.
         self.has_unsent = False
@@ -67,6 +74,8 @@ class Spool:
         self.first_unsent = math.inf
         #: No append is tried before this time: the disk has just refused one.
         self.refused_until = -math.inf
+        #: Nobody waits for those who use the disk before this time: one has just done so in vain.
+        self._busy_until = -math.inf
         self.is_closed = False
         #: Events taken over from processes that have ended.
         self.adopted = 0
@@ -95,20 +104,44 @@ class Spool:
 
     # --- coming
 
-    def append(self, rows: Sequence[tuple[int, bytes]], accepted_at: float) -> bool:
-        """Move events to disk. False when the disk refuses; then none of them is there."""
-        with self._section:
-            stock = None if self._section.is_interrupting else self._own_stock()
-            if stock is None:
+    def append(self, rows: Sequence[tuple[int, bytes]], accepted_at: float, patience_s: float | None = None) -> bool:
+        """
+        Move events to disk. False when the disk refuses; then none of them is there.
+
+        Args:
+            rows: Number and event of each.
+            accepted_at: When the oldest of them was accepted.
+            patience_s: Wait so long at most for others who use the disk; they may hang in it. None waits without end.
+        """
+        if self._section.is_mine or (patience_s is not None and self._now() < self._busy_until):
+            return False
+        lock = self._section.lock
+        try:
+            if not lock.acquire(timeout=-1 if patience_s is None else patience_s):
+                self._busy_until = self._now() + _REFUSED_S
                 return False
-            try:
-                stock.append(rows, accepted_at)
-            except (SpoolRefused, SpoolCorrupt) as exc:
-                self._refuse(exc)
-                return False
-            self._is_in_trouble = False
-            self._look(stock)
-        self._wake()
+            with lock, self._section:
+                lock.release()  # it is held by `with` from here on, see `Section`
+                is_moved = self._append(rows, accepted_at)
+        except BaseException:
+            if self._section.is_mine:
+                lock.release()
+            raise
+        if is_moved:
+            self._wake()
+        return is_moved
+
+    def _append(self, rows: Sequence[tuple[int, bytes]], accepted_at: float) -> bool:
+        stock = self._own_stock()
+        if stock is None:
+            return False
+        try:
+            stock.append(rows, accepted_at)
+        except (SpoolRefused, SpoolCorrupt) as exc:
+            self._refuse(exc)
+            return False
+        self._is_in_trouble = False
+        self._look(stock)
         return True
 
     def journal(self, rows: Sequence[tuple[int, bytes]]) -> bool:
@@ -118,11 +151,11 @@ class Spool:
         An event that interrupts the writing of another, by a signal handler or a finalizer of the same thread, is written
         directly after that one: it returns a moment before it is on disk.
         """
-        with self._section:
-            if not self._section.is_interrupting:
-                return self._journal(rows)
+        if self._section.is_mine:
             self._section.later(partial(self._journal, rows))
             return True
+        with self._first, self._section.lock, self._section:
+            return self._journal(rows)
 
     def _journal(self, rows: Sequence[tuple[int, bytes]]) -> bool:
         stock = self._own_stock()
@@ -138,11 +171,11 @@ class Spool:
 
     def leave_unsent(self, seq: int) -> None:
         """A journaled event has no room in memory: it is sent from disk."""
-        with self._section:
-            if self._section.is_interrupting:
-                self._section.later(partial(self._leave_unsent, seq))
-            else:
-                self._leave_unsent(seq)
+        if self._section.is_mine:
+            self._section.later(partial(self._leave_unsent, seq))
+            return
+        with self._first, self._section.lock, self._section:
+            self._leave_unsent(seq)
 
     def _leave_unsent(self, seq: int) -> None:
         if self._own is not None:
@@ -156,7 +189,7 @@ class Spool:
         if self._own is None or self._own.file is None:
             try:
                 self._open_own()
-            except (SpoolRefused, OSError) as exc:
+            except (SpoolRefused, SpoolCorrupt, OSError) as exc:
                 self._refuse(exc)
                 return None
         return self._own
@@ -212,9 +245,14 @@ class Spool:
 
     # --- going
 
-    def is_due(self) -> bool:
-        """Whether there is something to be sent from disk, and the disk lets itself be read."""
-        return self.has_unsent and self._now() >= self._unreadable_until
+    def due_in_s(self) -> float:
+        """Seconds until something is to be sent from disk: infinity for nothing, more than 0 while the disk refuses."""
+        return max(0.0, self._unreadable_until - self._now()) if self.has_unsent else math.inf
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether this thread is in the middle of something here."""
+        return self._section.is_mine
 
     def take(self, limit: int, limit_events: int, limit_bytes: int, reply_to: str | None) -> list[Envelope]:
         """
@@ -226,7 +264,7 @@ class Spool:
             limit_bytes: Of each envelope, and about four times as many in all.
             reply_to: Of each envelope.
         """
-        with self._section:
+        with self._first, self._section.lock, self._section:
             stocks = [stock for stock in (self._own, *self._adopted) if stock is not None and _has_something(stock)]
             self._turn += 1
             turned = self._turn % len(stocks) if stocks else 0
@@ -244,7 +282,7 @@ class Spool:
 
     def _next_of(self, stock: Stock, start: int, limit_events: int, limit_bytes: int, reply_to: str | None) -> Envelope | None:
         # The lock is given back between envelopes, so that publish() in journal mode waits for one being read at most.
-        with self._section:
+        with self._first, self._section.lock, self._section:
             if stock.file is None:
                 return None
             try:
@@ -263,7 +301,7 @@ class Spool:
 
     def _set_aside(self, stock: Stock, reason: Exception) -> None:
         lost: list[SeqRange] = []
-        with self._section:
+        with self._first, self._section.lock, self._section:
             if stock is self._own:
                 self._own = None
                 lost = list(stock.unsent)
@@ -281,7 +319,7 @@ class Spool:
 
     def confirm(self, envelope: Envelope) -> int:
         """The broker has it. How many of its events were counted as on disk and unsent, of this epoch."""
-        with self._section:
+        with self._first, self._section.lock, self._section:
             stock = self._stock_of(envelope.epoch)
             if stock is None:
                 return 0
@@ -295,7 +333,7 @@ class Spool:
 
     def sweep(self) -> None:
         """Delete what is done, and give back adopted files that are empty. What the disk refuses is tried again later."""
-        with self._section:
+        with self._first, self._section.lock, self._section:
             for stock in [stock for stock in (self._own, *self._adopted) if stock is not None]:
                 with suppress(SpoolRefused, SpoolCorrupt):
                     stock.sweep()
@@ -319,15 +357,18 @@ class Spool:
                 except BaseException:
                     file.close()
                     raise
-            except SpoolCorrupt as exc:
-                folder.set_aside(path, str(exc))
-                lock.release(is_done=True)
-                continue
             except SpoolRefused as exc:
                 logger.info("%s is adopted later: %s", path, exc)
                 lock.release(is_done=False)
                 continue
-            with self._section:
+            except Exception as exc:  # noqa: BLE001  # whatever is in one file must not keep us from the others
+                folder.set_aside(path, str(exc) or type(exc).__name__)
+                lock.release(is_done=True)
+                continue
+            except BaseException:
+                lock.release(is_done=False)
+                raise
+            with self._first, self._section.lock, self._section:
                 if self.is_closed:
                     stock.close()
                     break
@@ -356,7 +397,7 @@ class Spool:
             next_seq: The number after this epoch's last one, where nothing of it was lost: for who adopts the file.
             dropped: What the worker has not heard of yet; for the same.
         """
-        with self._section:
+        with self._first, self._section.lock, self._section:
             self.is_closed = True
             if self._own is not None and next_seq is not None and self._own.rows:
                 with suppress(SpoolRefused, SpoolCorrupt):
@@ -367,19 +408,17 @@ class Spool:
             self._adopted = []
             self._look_at_all()
 
-    # --- what is known
+    # --- what is known, read without the lock: publish() and status() wait for no disk
 
     @property
     def unsent(self) -> int:
         """Events that are to be sent from disk, adopted ones included."""
-        with self._section:
-            return sum(stock.unsent.count for stock in self._stocks())
+        return sum(stock.unsent.count for stock in self._stocks())
 
     @property
     def unreceipted(self) -> int:
         """Events of journals, adopted ones included, that have no receipt."""
-        with self._section:
-            return sum(stock.rows.count for stock in self._stocks() if stock.is_journal)
+        return sum(stock.rows.count for stock in self._stocks() if stock.is_journal)
 
     @property
     def has_journal(self) -> bool:
@@ -408,7 +447,7 @@ class Spool:
     def overdue(self) -> Mapping[UUID, Sequence[SeqRange]]:
         first_held = self._first_held()
         self.sweep()
-        with self._section:
+        with self._first, self._section.lock, self._section:
             journals = [stock for stock in self._stocks() if stock.is_journal]
             for stock in journals:
                 first = min(stock.unsent.first, first_held if stock is self._own else math.inf)
@@ -417,7 +456,7 @@ class Spool:
             return {stock.epoch: ranges for stock in journals if (ranges := stock.overdue())}
 
     def settled(self, epoch: UUID, outcome: str, first: int, last: int) -> None:  # noqa: ARG002  # every outcome is an end
-        with self._section:
+        with self._first, self._section.lock, self._section:
             stock = self._stock_of(epoch)
             if stock is None or not stock.is_journal:
                 return
@@ -428,7 +467,7 @@ class Spool:
             self.sweep()
 
     def unknown(self, epoch: UUID, first: int, last: int) -> None:
-        with self._section:
+        with self._first, self._section.lock, self._section:
             stock = self._stock_of(epoch)
             if stock is None or not stock.is_journal or not stock.lose(first, last):
                 return

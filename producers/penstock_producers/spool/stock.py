@@ -92,9 +92,10 @@ class Stock:
         """From memory; sent from the file from now on. Raises SpoolRefused, SpoolCorrupt."""
         assert self.file is not None
         self.file.append(rows)
-        for seq, _ in rows:
-            self.rows.add(seq, seq)
-            self.unsent.add(seq, seq)
+        for first, last in _spans(rows):
+            # In this order: whatever comes in between, what is in the file is sent.
+            self.unsent.add(first, last)
+            self.rows.add(first, last)
         self._note_age(rows[-1][0], accepted_at)
 
     def journal(self, rows: Sequence[tuple[int, bytes]]) -> None:
@@ -227,3 +228,10 @@ class Stock:
                 self.file.close()
             self.file = None
         self.lock.release(is_done=is_done)
+
+
+def _spans(rows: Sequence[tuple[int, bytes]]) -> Ranges:
+    """Their numbers."""
+    if rows[-1][0] - rows[0][0] == len(rows) - 1:
+        return Ranges([(rows[0][0], rows[-1][0])])
+    return Ranges((seq, seq) for seq, _ in rows)
