@@ -27,6 +27,7 @@ from penstock_producers.errors import ProducerClosed, ProducerError, TransportEr
 from penstock_producers.options import Options
 from penstock_producers.questions import Doubt, Question
 from penstock_producers.ranges import Ranges
+from penstock_producers.threads import start_thread
 from penstock_producers.transports import Mailbox
 from penstock_schemas.answer import MAX_QUERY_RANGES, UNKNOWN, Answer, SeqRange
 
@@ -296,10 +297,12 @@ class Answers:
             self._is_running = True
             self._idle_since = self._now()
             try:
-                threading.Thread(target=self.run, name=f"penstock-{self._options.name}-answers", daemon=True).start()
+                start_thread(self.run, f"penstock-{self._options.name}-answers", self._set_ended)
             except RuntimeError as exc:  # at the very end of a process
-                self._is_running = False
                 logger.warning("nobody listens for answers of %s: %s", self._options.name, exc)
+
+    def _set_ended(self) -> None:
+        self._is_running = False
 
     def run(self) -> None:
         """Turn until nobody has waited for a while."""

@@ -40,12 +40,12 @@ class Drops:
     def add(self, seq: int, reason: str) -> None:
         """Count one event, joined to the range that ends before it."""
         self.totals[reason] += 1
-        self.seqs.add(seq, seq)
-        if len(self.seqs) > _MAX_RANGES:
-            self.seqs.forget_lowest(_MAX_RANGES // 2)
         # In this order: a handler that raises in between has a range told twice, and none not at all.
         self._ranges[reason, seq] = self._ranges.get((reason, seq - 1), seq)
         self._ranges.pop((reason, seq - 1), None)
+        self.seqs.add(seq, seq)
+        if len(self.seqs) > _MAX_RANGES:
+            self.seqs.forget_lowest(_MAX_RANGES // 2)
 
     def put_back(self, ranges: Iterable[DroppedRange]) -> None:
         """Taken, and not delivered: they go with the next envelope."""

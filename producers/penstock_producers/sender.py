@@ -18,6 +18,7 @@ from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
 from penstock_producers.errors import TransportError
 from penstock_producers.options import Options
+from penstock_producers.threads import start_thread
 from penstock_producers.transports import Transport
 from penstock_schemas.wire import Envelope
 
@@ -82,10 +83,12 @@ class Sender:
                 return
             self.is_running = True
             try:
-                threading.Thread(target=self.run, name=f"penstock-{self._options.name}", daemon=True).start()
+                start_thread(self.run, f"penstock-{self._options.name}", self._set_ended)
             except RuntimeError as exc:
-                self.is_running = False
                 logger.warning("the sender of %s cannot be started: %s", self._options.name, exc)
+
+    def _set_ended(self) -> None:
+        self.is_running = False
 
     def run(self, deadline: float = math.inf) -> None:
         """Turn until the buffer is closed and empty, or `deadline` (of time.monotonic) is over."""

@@ -40,8 +40,8 @@ _SHRINK_BYTES = 4 * 1024 * 1024
 
 _SCHEMA = f"""
 BEGIN;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE events (seq INTEGER PRIMARY KEY, event BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, event BLOB NOT NULL);
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
@@ -76,7 +76,10 @@ class SpoolFile:
 
     @classmethod
     def create(cls, path: Path, meta: dict[str, Any], *, max_bytes: int, is_synced: bool) -> Self:
-        """A new file, readable by its owner only. Raises SpoolRefused."""
+        """
+        A new file, readable by its owner only, or one whose making was cut short. Raises SpoolRefused, and SpoolCorrupt for a
+        file of that name that is something else.
+        """
         try:
             # SQLite gives its helpers the mode of the file.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))

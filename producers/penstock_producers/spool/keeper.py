@@ -16,6 +16,7 @@ from collections.abc import Callable
 from penstock_producers.buffer import Buffer
 from penstock_producers.options import Options
 from penstock_producers.spool.spool import Spool
+from penstock_producers.threads import start_thread
 
 __all__ = ["Keeper"]
 
@@ -89,10 +90,12 @@ class Keeper:
                 return
             self.is_running = True
             try:
-                threading.Thread(target=self.run, name=f"penstock-{self._options.name}-keeper", daemon=True).start()
+                start_thread(self.run, f"penstock-{self._options.name}-keeper", self._set_ended)
             except RuntimeError as exc:  # at the very end of a process
-                self.is_running = False
                 logger.debug("the keeper of %s cannot be started: %s", self._options.name, exc)
+
+    def _set_ended(self) -> None:
+        self.is_running = False
 
     def run(self) -> None:
         """Turn until it is stopped."""

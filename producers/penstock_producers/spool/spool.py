@@ -202,14 +202,14 @@ class Spool:
         lock = self._own.lock if self._own is not None else Lock.take(path)
         if lock is None:
             raise SpoolRefused(f"{path} is locked by another process")
-        meta = {
-            "epoch": str(self._epoch),
-            "producer": self._options.name,
-            "address": self._address,
-            "journal": int(self.is_journal),
-            "fsync": int(self._options.fsync),
-        }
         try:
+            meta = {
+                "epoch": str(self._epoch),
+                "producer": self._options.name,
+                "address": self._address,
+                "journal": int(self.is_journal),
+                "fsync": int(self._options.fsync),
+            }
             file = SpoolFile.create(path, meta, max_bytes=self._options.spool_max_bytes, is_synced=self._options.fsync)
         except BaseException:
             if self._own is None:
