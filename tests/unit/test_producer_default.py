@@ -10,6 +10,7 @@ import pytest
 import penstock_producers
 from penstock_producers import NotConfigured, Producer, default
 from penstock_producers.testing import MemoryProducer
+from tests.producing import in_child
 from tests.records import Pair
 
 
@@ -69,3 +70,22 @@ def test_a_wrong_url_leaves_the_former_in_place() -> None:
         penstock_producers.configure("http://localhost")
     assert penstock_producers.default_producer() is former
     assert not former.status().is_closed
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_fork_while_a_thread_makes_the_producer_does_not_deadlock_the_child() -> None:
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with default._lock:
+            is_held.set()
+            is_over.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(60)
+    try:
+        assert in_child(lambda: default._lock.acquire(blocking=False))
+    finally:
+        is_over.set()
+        holder.join()

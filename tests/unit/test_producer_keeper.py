@@ -35,3 +35,27 @@ def test_what_is_published_while_the_sender_hangs_is_soon_on_disk(monkeypatch: p
         assert producer.flush(60)
         assert (producer.status().spooled, producer.status().dropped) == (0, {})
     assert sorted({number for envelope in transport.confirmed for number in numbers(envelope)}) == [0, 1, 2]
+
+
+def test_so_is_what_is_published_while_the_sender_hangs_in_a_message_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "_ADOPT_EVERY_S", 1_000_000.0)
+    is_frozen, is_inside, is_back = threading.Event(), threading.Event(), threading.Event()
+
+    class Frozen(ScriptedTransport):
+        def send(self, envelopes: object, on_confirmed: object) -> None:
+            if is_frozen.is_set():
+                is_inside.set()
+                is_back.wait(300)
+            super().send(envelopes, on_confirmed)  # type: ignore[arg-type]
+
+    with Producer("redis://unused", linger_s=0, heartbeat_s=0.5, broker=ScriptedBroker(Frozen())) as producer:
+        try:
+            producer.publish(PAIR)
+            assert producer.flush(60)
+            is_frozen.set()
+            assert is_inside.wait(60)  # with the heartbeat
+            producer.publish(PAIR)
+            eventually(lambda: producer.status().spooled == 1)
+        finally:
+            is_back.set()
+        assert producer.flush(60)

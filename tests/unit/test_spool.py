@@ -14,8 +14,10 @@ import pytest
 
 from penstock_producers import BufferFull, Producer, TransportError
 from penstock_producers.spool import spool as spool_module
+from penstock_producers.spool.file import SpoolFile
 from penstock_producers.spool.listing import list_spools
 from penstock_producers.testing import MemoryTransport
+from penstock_schemas.wire import Envelope, new_epoch
 from tests.producing import Drops, ScriptedBroker, ScriptedTransport, eventually, in_child
 from tests.records import Pair
 from tests.spooling import away_producer, files, killed, memory_producer, pairs, spooled
@@ -441,6 +443,55 @@ def test_who_adopts_a_closed_producers_file_tells_its_drops_too() -> None:
     told = [seq for part in end.dropped for seq in range(part.first, part.last + 1)]
     assert (end.seq, len(told)) == (200, dropped)
     assert sorted([*told, *seqs(transport)]) == list(range(200))
+
+
+def test_drops_of_a_message_under_way_are_told_at_the_end_and_there_is_no_limit(spool_folder: Path) -> None:
+    transport = MemoryTransport()
+    transport.is_away = True
+    producer = memory_producer(transport, retry_min_s=1_000, retry_max_s=1_000)
+    producer.publish_many(pairs(2_000))
+    eventually(spooled(producer, 2_000))
+    buffer = producer._outbox.buffer
+    with buffer.lock:
+        for seq in range(2_000, 4_000, 2):
+            buffer.drops.add(seq, "buffer_full")
+        buffer.next_seq = 4_000
+        buffer.in_flight.append(Envelope("shop", buffer.epoch, 4_000, (), buffer.drops.take(400)))
+    assert not producer.close(0)
+    transport.is_away = False
+    with memory_producer(transport) as successor:
+        assert successor.sync(60)
+    (end,) = [envelope for envelope in transport.envelopes if envelope.is_closed and envelope.epoch == buffer.epoch]
+    assert [part.first for part in end.dropped] == list(range(2_000, 4_000, 2))
+
+
+def test_an_own_file_that_cannot_be_read_nor_set_aside_leaves_events_to_the_policy(
+    spool_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = away_producer(max_events=100, retry_min_s=1_000, retry_max_s=1_000)
+    spool = producer._outbox.spool
+    assert spool is not None
+    spool.folder.mkdir(parents=True)
+    (spool.folder / f"{producer._outbox.epoch}.spool").write_bytes(b"garbage" * 5_000)
+    for record in pairs(400):
+        producer.publish(record)
+    assert producer.status().dropped == {"buffer_full": 300}
+    assert not producer.close(0)
+
+
+def test_a_file_with_strange_facts_is_set_aside_and_the_next_is_adopted(spool_folder: Path) -> None:
+    transport = MemoryTransport()
+    with memory_producer(transport) as producer:
+        spool = producer._outbox.spool
+        assert spool is not None
+        spool.folder.mkdir(parents=True)
+        for facts in ({"dropped": "[1]", "next_seq": 3}, {"next_seq": 3}):
+            path = spool.folder / f"{new_epoch()}.spool"
+            file = SpoolFile.create(path, {"producer": "x", "journal": 0, **facts}, max_bytes=1 << 20, is_synced=False)
+            file.append([(seq, b'{"type":"t","op":"upsert","version":1,"data":{}}') for seq in range(3)])
+            file.close()
+        assert producer.sync(60)
+    assert (seqs(transport), files(spool_folder)) == ([0, 1, 2], ["spool.corrupt"])
 
 
 def test_memory_alone_has_neither_folder_nor_keeper(spool_folder: Path) -> None:
