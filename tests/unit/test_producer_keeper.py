@@ -48,12 +48,16 @@ def test_so_is_what_is_published_while_the_sender_hangs_in_a_message_without_eve
                 is_back.wait(300)
             super().send(envelopes, on_confirmed)  # type: ignore[arg-type]
 
-    with Producer("redis://unused", linger_s=0, heartbeat_s=0.5, broker=ScriptedBroker(Frozen())) as producer:
+    with Producer("redis://unused", linger_s=0, broker=ScriptedBroker(Frozen())) as producer:
         try:
             producer.publish(PAIR)
             assert producer.flush(60)
+            watcher, buffer = producer._outbox.keeper, producer._outbox.buffer
+            assert watcher is not None
+            eventually(lambda: watcher._is_idle)
             is_frozen.set()
-            assert is_inside.wait(60)  # with the heartbeat
+            buffer.ask(buffer.epoch, [(0, 0)])
+            assert is_inside.wait(60)
             producer.publish(PAIR)
             eventually(lambda: producer.status().spooled == 1)
         finally:
