@@ -58,6 +58,7 @@ def test_so_is_what_is_published_while_the_sender_hangs_in_a_message_without_eve
             is_frozen.set()
             buffer.ask(buffer.epoch, [(0, 0)])
             assert is_inside.wait(60)
+            eventually(lambda: watcher._is_idle)  # it was woken for the attempt
             producer.publish(PAIR)
             eventually(lambda: producer.status().spooled == 1)
         finally:

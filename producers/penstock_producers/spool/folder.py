@@ -73,29 +73,36 @@ def prepare(folder: Path) -> None:
 
 
 class Lock:
-    """A spool file that is ours, until the process ends or `release` is called."""
+    """
+    A spool file that is ours, until the process ends or `release` is called.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    Nobody referring to it releases it too: an exception that comes on the way to who wanted it leaves no file locked for ever.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor: int | None = descriptor
+        self._descriptor: int | None = None
+
+    def __del__(self) -> None:
+        self.release(is_done=False)
 
     @classmethod
     def take(cls, spool: Path) -> Self | None:
         """None when another process lives that has it. Raises OSError."""
-        path = spool.with_suffix(_LOCK)
+        lock = cls(spool.with_suffix(_LOCK))
         with forks.registering:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock._descriptor = descriptor = os.open(lock.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             forks.descriptors.add(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return cls(path, descriptor)
+            if os.path.samestat(os.fstat(descriptor), lock.path.stat()):
+                return lock
         except (BlockingIOError, FileNotFoundError):
             pass  # locked, or removed together with its file between our opening and our locking
         except BaseException:
-            _close(descriptor)
+            lock.release(is_done=False)
             raise
-        _close(descriptor)
+        lock.release(is_done=False)
         return None
 
     def release(self, *, is_done: bool) -> None:
