@@ -10,6 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 import redis
+from celery import Celery
 from pytest_celery import CeleryTestSetup
 
 from penstock_worker.stack.process import is_alive
@@ -133,6 +134,33 @@ def test_sigterm_finishes_what_runs_and_gives_the_rest_back(
     backlog.wait_until_told()
     assert backlog.count_told() == 2 * EVENTS  # nothing was written twice
     _assert_settled(backlog, second)
+
+
+def test_sigterm_while_a_large_batch_is_handed_over(
+    witness: Witness, new_worker: Callable[[], WorkerProcess], worker_options: dict[str, object], broker_url: str
+) -> None:
+    worker_options.update(concurrency=1, batch_max_age_s=1)
+    worker = new_worker()
+    worker.start()
+    children = worker.children()
+    for child in children:
+        child.suspend()  # so that nobody reads: of a batch this large a part waits outside of the pipe
+    witness.publish(BATCH, text="x" * 5_000)
+    with Celery(broker=broker_url, set_as_current=False) as app:
+        until(lambda: _running_batches(app, worker) == 1)
+    worker.send_signal(signal.SIGTERM)
+    until(lambda: "Warm shutdown" in worker.recent_log())
+    for child in children:
+        child.resume()
+    until(lambda: not worker.is_running)
+
+    assert worker.exit_code == 0
+    assert witness.count_rows() == BATCH
+
+
+def _running_batches(app: Celery, worker: WorkerProcess) -> int:
+    stats = app.control.inspect([worker.hostname], timeout=10).stats() or {}
+    return int(stats.get(worker.hostname, {}).get("penstock", {}).get("running_batches", 0))
 
 
 @strikes("before_commit=wait")

@@ -118,6 +118,9 @@ class Pool:
         self.running: list[SimpleNamespace] = []
         self.submitted: list[tuple[str, list[bytes]]] = []
 
+    def flush(self) -> None:
+        pass
+
     def maintain_pool(self) -> None:
         pass
 

@@ -28,6 +28,7 @@ from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.answers import ANSWERS, split_answers
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
 from penstock_worker.ingest.flight import Flight, Probe
+from penstock_worker.ingest.pool import finish_writes_at_shutdown
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.request import Submitter
 from penstock_worker.ingest.source import Delivery, Source
@@ -79,6 +80,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         if type(c.pool).__module__ != "celery.concurrency.prefork":
             logger.critical("penstock needs the prefork pool: start the worker with --pool prefork")
             raise WorkerShutdown(2)
+        finish_writes_at_shutdown(c.pool)
         self.is_stopping = False
         self._writes = Submitter(c, c.app.tasks["penstock.write_batch"])
         self._probes = Submitter(c, c.app.tasks["penstock.probe"])
