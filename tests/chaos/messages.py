@@ -12,6 +12,7 @@ import redis
 
 from penstock_schemas.wire import QUEUE
 from tests.chaos.checker import Key
+from tests.producing import eventually
 
 __all__ = ["Messages"]
 
@@ -99,14 +100,21 @@ class Messages:
                 together.flushall()
                 waiting, leased, _ = together.execute()
             return [key for message in [*waiting, *leased] for key in _events_of(json.loads(message)["headers"])]
+        # A worker's end is noticed a moment later, and what it had comes back with it.
+        eventually(lambda: self._declared().consumer_count == 0, within_s=240)
         taken: list[Any] = []
         consumer = self._channel.basic_consume(QUEUE, callback=taken.append)
         self._drain_until_quiet()
+        while self._declared().message_count:
+            self._drain_until_quiet()
         self._channel.basic_cancel(consumer)
         self._channel.basic_ack(0, multiple=True)
         if how == "delete":
             self._channel.queue_delete(QUEUE)
         return [key for message in taken for key in _events_of(message.headers)]
+
+    def _declared(self) -> Any:
+        return self._channel.queue_declare(QUEUE, passive=True)
 
     def _drain_until_quiet(self) -> None:
         try:
