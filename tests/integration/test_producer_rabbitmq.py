@@ -96,7 +96,12 @@ def test_what_the_broker_refuses_is_sent_again(rabbitmq_url: str, rabbitmq_serve
             return producer.flush(0.05)
 
         eventually(is_done)
-        taken.extend(seqs(read(rabbitmq_url)))
+
+        def is_read() -> bool:
+            taken.extend(seqs(read(rabbitmq_url)))
+            return len(taken) >= 20
+
+        eventually(is_read)  # what it has confirmed a quorum queue may show a moment later
     assert sorted(taken) == list(range(20))
 
 

@@ -412,6 +412,7 @@ def test_an_own_file_that_breaks_is_set_aside_and_counted(spool_folder: Path, ca
         spool._own.file._connection.execute("DROP TABLE events")
         transport.is_away = False
         assert producer.sync(60)
+        eventually(lambda: drops.told)  # by another thread, a moment later
         status = producer.status()
         assert (drops.told, status.dropped, status.is_synced) == ([(300, "spool_corrupt")], {"spool_corrupt": 300}, True)
         producer.publish(PAIR)
