@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import psycopg
 import pytest
 
 from penstock_producers import Producer
 from penstock_schemas.records.translation import TranslationSession
-
-AWAY = {"PENSTOCK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "PENSTOCK_BROKER_URL": "redis://127.0.0.1:1/0"}
-
-
-def penstock(*words: str, **urls: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    return subprocess.run(
-        [sys.executable, "-m", "penstock_worker", *words],
-        env=environment | AWAY | urls,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.commands import penstock
 
 
 def test_status_tells_what_waits(database_url, broker_url):
