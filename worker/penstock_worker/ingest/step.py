@@ -78,8 +78,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
     def start(self, c: Any) -> None:
         """Connect. Also after a lost connection: batches of the time before may still be running."""
         if type(c.pool).__module__ != "celery.concurrency.prefork":
-            logger.critical("penstock needs the prefork pool: start the worker with --pool prefork")
-            raise WorkerShutdown(2)
+            raise _hopeless("penstock needs the prefork pool: start the worker with --pool prefork")
         finish_writes_at_shutdown(c.pool)
         self.is_stopping = False
         self._writes = Submitter(c, c.app.tasks["penstock.write_batch"])
@@ -88,8 +87,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             try:
                 self._source = _source(self.settings, c)
             except ConfigurationError as exc:
-                logger.critical("%s", exc)
-                raise WorkerShutdown(2) from exc
+                raise _hopeless(exc) from exc
         for batch in self._reclaim(is_reconnected=True):
             self._source.abandon(batch.deliveries)
         self._pool_timer = c.timer.call_repeatedly(POOL_LOOK_S, self._look_around)
@@ -185,8 +183,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         try:
             self.source.start(self._receive, self._has_room)
         except ConfigurationError as exc:
-            logger.critical("%s", exc)
-            raise WorkerShutdown(2) from exc
+            raise _hopeless(exc) from exc
 
     def _has_room(self) -> bool:
         """Whether more may come: as many batches ready as can run, and bytes within bounds."""
@@ -327,6 +324,12 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             if timer is not None:
                 timer.cancel()
         self._age_timer = self._probe_timer = self._pool_timer = None
+
+
+def _hopeless(reason: object) -> WorkerShutdown:
+    """What ends the worker for good: a person must change something, and reads here what."""
+    logger.critical("%s", reason)
+    return WorkerShutdown(2)
 
 
 def _source(settings: Settings, c: Any) -> Source:
