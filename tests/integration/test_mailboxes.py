@@ -16,7 +16,8 @@ from penstock_schemas.answer import is_address, new_address
 from penstock_schemas.wire import QUEUE
 from penstock_worker.ingest.amqp_answers import AmqpAnswers
 from penstock_worker.ingest.amqp_source import AmqpSource
-from penstock_worker.ingest.answers import SKIP_S, AddressedAnswer
+from penstock_worker.ingest.answer_skip import SKIP_S
+from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.source import Source
 from penstock_worker.settings import Settings

@@ -7,7 +7,6 @@ that came behind. Nothing is waited for: an answer is transient, and if its queu
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,11 +16,10 @@ import amqp
 from amqp.exceptions import AMQPError
 from kombu.connection import Connection
 
-from penstock_worker.ingest.answers import SKIP_S, AddressedAnswer
+from penstock_worker.ingest.answer_skip import AnswerSkip
+from penstock_worker.ingest.answers import AddressedAnswer
 
 __all__ = ["AmqpAnswers", "hang_up"]
-
-logger = logging.getLogger(__name__)
 
 #: Seconds a broker has for its goodbye; the loop waits.
 GOODBYE_S = 2
@@ -45,21 +43,20 @@ class AmqpAnswers:
             heartbeat=0,  # nobody would send them; TCP's own keepalive is on
             transport_options={"on_blocked": self._on_blocked, "on_unblocked": self._on_unblocked},
         )
-        self._now = now
         self._connection: Any = None
         self._channel: Any = None
         self._is_blocked = False
-        self._skip_until = 0.0
+        self._skip = AnswerSkip(now)
 
     def send(self, answers: Sequence[AddressedAnswer]) -> None:
         """Publish answers, or leave them out and say so; see `Source.answer`."""
-        if self._now() < self._skip_until:
+        if self._skip.is_on:
             return
         try:
             self._send(answers)
         except (AMQPError, OSError) as exc:
             self._drop()
-            self._skip(str(exc) or type(exc).__name__)
+            self._skip.begin(str(exc) or type(exc).__name__)
 
     def close(self) -> None:
         """Disconnect."""
@@ -72,7 +69,7 @@ class AmqpAnswers:
             self._connect()
         self._hear()
         if self._is_blocked:
-            self._skip("an alarm of RabbitMQ (memory or disk) blocks publishers")
+            self._skip.begin("an alarm of RabbitMQ (memory or disk) blocks publishers")
             return
         for address, line in answers:
             message = amqp.Message(line.encode(), delivery_mode=1)
@@ -89,12 +86,6 @@ class AmqpAnswers:
         with suppress(TimeoutError, BlockingIOError):
             while True:
                 self._connection.drain_events(timeout=0)
-
-    def _skip(self, reason: str) -> None:
-        self._skip_until = self._now() + SKIP_S
-        logger.warning(
-            "producers are not answered for %.0f s, they ask again: %s", SKIP_S, reason, extra={"action": "answers_lost"}
-        )
 
     def _on_blocked(self, _reason: str) -> None:
         self._is_blocked = True

@@ -26,8 +26,6 @@ __all__ = ["ANSWERS", "MAX_ANSWERS_CHARACTERS", "AddressedAnswer", "answers_to",
 MAX_ANSWERS_CHARACTERS = 1024 * 1024
 #: Ranges in one answer; of a longer one the rest is asked again.
 MAX_ANSWER_RANGES = 5_000
-#: Seconds after a failure to answer in which nothing is answered.
-SKIP_S = 5.0
 _SEPARATOR = ";"
 
 #: Where the answers are in the result of `penstock.write_batch`; absent when there are none.

@@ -8,17 +8,15 @@ Answers on Redis and Valkey: one round trip for all of a batch.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 
 import redis
 
-from penstock_worker.ingest.answers import SKIP_S, AddressedAnswer
+from penstock_worker.ingest.answer_skip import AnswerSkip
+from penstock_worker.ingest.answers import AddressedAnswer
 
 __all__ = ["RedisAnswers"]
-
-logger = logging.getLogger(__name__)
 
 #: Answers that may wait for a producer which does not read, and milliseconds after the last one until all are thrown away.
 ANSWERS_KEPT, ANSWERS_MS = 10_000, 60_000
@@ -34,20 +32,17 @@ class RedisAnswers:
     """
 
     def __init__(self, client: redis.Redis, now: Callable[[], float] = time.monotonic) -> None:
-        self._client, self._now = client, now
-        self._skip_until = 0.0
+        self._client = client
+        self._skip = AnswerSkip(now)
 
     def send(self, answers: Sequence[AddressedAnswer]) -> None:
         """Send answers, or leave them out and say so; see `Source.answer`."""
-        if self._now() < self._skip_until:
+        if self._skip.is_on:
             return
         try:
             self._send(answers)
         except redis.RedisError as exc:
-            self._skip_until = self._now() + SKIP_S
-            logger.warning(
-                "producers are not answered for %.0f s, they ask again: %s", SKIP_S, exc, extra={"action": "answers_lost"}
-            )
+            self._skip.begin(exc)
 
     def _send(self, answers: Sequence[AddressedAnswer]) -> None:
         lines: dict[str, list[str]] = {}
