@@ -26,10 +26,10 @@ from penstock_producers.buffer import Buffer
 from penstock_producers.errors import ProducerClosed, ProducerError, TransportError
 from penstock_producers.options import Options
 from penstock_producers.questions import Doubt, Question
-from penstock_producers.ranges import Ranges
 from penstock_producers.threads import start_thread
 from penstock_producers.transports import Mailbox
 from penstock_schemas.answer import MAX_QUERY_RANGES, UNKNOWN, Answer, SeqRange
+from penstock_schemas.ranges import Ranges
 
 __all__ = ["OUTCOMES", "Answers", "Listener"]
 

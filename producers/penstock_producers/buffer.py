@@ -27,9 +27,9 @@ from uuid import UUID
 from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, INTERRUPTED, SPOOL_CORRUPT, Drops
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.options import Options
-from penstock_producers.ranges import Ranges
 from penstock_producers.spool.section import is_owned
 from penstock_schemas.answer import MAX_QUERY_RANGES, SeqRange
+from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import DroppedRange, Envelope
 
 if TYPE_CHECKING:

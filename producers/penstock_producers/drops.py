@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from penstock_producers.ranges import Ranges
+from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import DroppedRange
 
 __all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "INTERRUPTED", "SPOOL_CORRUPT", "SPOOL_FULL", "Drops"]

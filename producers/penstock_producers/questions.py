@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from penstock_producers.ranges import Ranges
 from penstock_schemas.answer import SeqRange
+from penstock_schemas.ranges import Ranges
 
 __all__ = ["Doubt", "Question"]
 

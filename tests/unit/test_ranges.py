@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_producers.ranges import Ranges
+from penstock_schemas.ranges import Ranges
 
 PARTS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)).map(lambda part: (part[0], part[0] + part[1])))
 

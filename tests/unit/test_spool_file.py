@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from penstock_producers.ranges import Ranges
 from penstock_producers.spool import folder
 from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock, address_of, destination_of, orphans
+from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import new_epoch
 from tests.producing import in_child
 

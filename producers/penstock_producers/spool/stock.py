@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from penstock_producers.ranges import Ranges
 from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_schemas.answer import SeqRange
+from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import DroppedRange, Envelope
 
 __all__ = ["Stock"]
