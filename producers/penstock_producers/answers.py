@@ -28,15 +28,12 @@ from penstock_producers.options import Options
 from penstock_producers.questions import Doubt, Question
 from penstock_producers.threads import start_thread
 from penstock_producers.transports import Mailbox
-from penstock_schemas.answer import MAX_QUERY_RANGES, UNKNOWN, Answer, SeqRange
+from penstock_schemas.answer import MAX_QUERY_RANGES, PRECEDENCE, UNKNOWN, Answer, SeqRange
 from penstock_schemas.ranges import Ranges
 
-__all__ = ["OUTCOMES", "Answers", "Listener"]
+__all__ = ["Answers", "Listener"]
 
 logger = logging.getLogger("penstock.producer")
-
-#: How an event can end, the strongest first: what a redelivered event was answered with several times, it is only once.
-OUTCOMES = ("stored", "superseded", "fenced", "expired", "dead", "held", "dropped")
 
 #: Seconds that an answer may take which comes by itself, before it is asked for.
 _DIRECT_S = 3.0
@@ -76,7 +73,7 @@ class Listener(Protocol):
         """
 
     def settled(self, epoch: UUID, outcome: str, first: int, last: int) -> None:
-        """These numbers have ended, with one of `OUTCOMES`; said again and again if the answer comes again and again."""
+        """These numbers have ended, with one of `PRECEDENCE`; said again and again if the answer comes again and again."""
 
     def unknown(self, epoch: UUID, first: int, last: int) -> None:
         """
@@ -156,7 +153,7 @@ class Answers:
         Wait until an event has ended.
 
         Returns:
-            One of `OUTCOMES`, or "timeout".
+            One of `PRECEDENCE`, or "timeout".
 
         Raises:
             ProducerClosed: Its outcome is not known and cannot be asked for any more.
@@ -225,7 +222,7 @@ class Answers:
     # --- what is known
 
     def _outcome_of(self, seq: int) -> str | None:
-        for outcome in OUTCOMES:
+        for outcome in PRECEDENCE:
             if outcome in self._by_outcome and seq in self._by_outcome[outcome]:
                 return outcome
         return "dropped" if self._buffer.has_dropped(seq, seq) else None
@@ -386,7 +383,7 @@ class Answers:
         except ValueError as exc:
             logger.info("%s: not an answer: %s", self._options.name, exc, extra={"action": "answer_unreadable"})
             return
-        ended = [part for part in answer.outcomes if part[0] in OUTCOMES and part[1] <= part[2]]
+        ended = [part for part in answer.outcomes if part[0] in PRECEDENCE and part[1] <= part[2]]
         unknown = [(first, last) for outcome, first, last in answer.outcomes if outcome == UNKNOWN and first <= last]
         if answer.epoch == self._buffer.epoch:
             self._take_own(ended, unknown)

@@ -20,13 +20,18 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 from uuid import UUID, uuid4
 
-__all__ = ["MAX_QUERY_RANGES", "UNKNOWN", "Answer", "SeqRange", "is_address", "new_address"]
+__all__ = ["MAX_QUERY_RANGES", "PRECEDENCE", "UNKNOWN", "Answer", "SeqRange", "is_address", "new_address"]
 
 #: Inclusive at both ends.
 SeqRange = tuple[int, int]
 
 #: Ranges that one query may ask about.
 MAX_QUERY_RANGES = 1_000
+
+#: How an event can end. One that was noted with several outcomes has the strongest, which is the first here. In its table beats
+#: all: what came of it later is the same event again. `dropped` is last: what a producer gave up may have reached the broker
+#: all the same.
+PRECEDENCE = ("stored", "superseded", "fenced", "expired", "dead", "held", "dropped")
 
 #: In place of an outcome: the ledger has nothing of these numbers.
 UNKNOWN = "unknown"

@@ -10,8 +10,9 @@ import pytest
 from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
+from penstock_schemas.answer import PRECEDENCE
 from penstock_worker.ingest.outcome import Outcome
-from penstock_worker.store.ledger import PRECEDENCE, Entry, find_outcomes, fold, record_entries
+from penstock_worker.store.ledger import Entry, find_outcomes, fold, record_entries
 
 EPOCH, OTHER, STRANGER = UUID(int=1), UUID(int=2), UUID(int=3)
 

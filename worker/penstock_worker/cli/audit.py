@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from penstock_schemas.answer import PRECEDENCE
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import BrokerAway, ConfigurationError
 from penstock_worker.settings import Settings, load_settings
@@ -140,8 +141,6 @@ def _as_json(epoch: EpochAudit) -> dict[str, Any]:
 
 def _sums(epochs: Sequence[EpochAudit]) -> dict[str, Any]:
     """The sums of some epochs; `unknown_tails` is of how many epochs the end is not known."""
-    from penstock_worker.store.ledger import PRECEDENCE
-
     reasons: Counter[str] = Counter()
     for epoch in epochs:
         reasons.update(epoch.dropped)

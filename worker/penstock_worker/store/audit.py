@@ -17,13 +17,13 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.rows import class_row
 
-from penstock_schemas.answer import SeqRange
+from penstock_schemas.answer import PRECEDENCE, SeqRange
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE
 from penstock_worker import seq_ranges
 from penstock_worker.queue_look import QueueLook
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.gaps import Gap, GapState, Mark, Patience, Told, find_told, place_gaps
-from penstock_worker.store.ledger import PRECEDENCE, folded
+from penstock_worker.store.ledger import folded
 
 __all__ = ["EpochAudit", "Rules", "audit_epochs", "begin_audit"]
 

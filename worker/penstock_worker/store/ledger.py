@@ -17,13 +17,12 @@ from psycopg import sql
 from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
-from penstock_schemas.answer import SeqRange
+from penstock_schemas.answer import PRECEDENCE, SeqRange
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.copy_text import NULL, escape, join_columns
 from penstock_worker.store.foreign_text import storable
 
 __all__ = [
-    "PRECEDENCE",
     "Entry",
     "Folded",
     "Sighting",
@@ -34,10 +33,6 @@ __all__ = [
     "record_entries",
     "record_sightings",
 ]
-
-#: Which outcome an event has that was noted with several, the strongest first. In its table beats all: what came of it later is
-#: the same event again. `dropped` is last: what a producer gave up may have reached the broker all the same.
-PRECEDENCE = ("stored", "superseded", "fenced", "expired", "dead", "held", "dropped")
 
 
 class Entry(NamedTuple):

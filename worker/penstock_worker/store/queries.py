@@ -141,7 +141,7 @@ def count_rows(connection: Connection, registry: Registry) -> dict[str, int]:
 
 
 def count_outcomes(connection: Connection) -> dict[str, int]:
-    """Events per outcome; one that was told several times counts once, see `ledger.PRECEDENCE`."""
+    """Events per outcome; one that was told several times counts once, see `penstock_schemas.answer.PRECEDENCE`."""
     query = sql.SQL(
         "SELECT outcome, sum(upper(part) - lower(part))::bigint"
         " FROM ({folded}) AS folded, unnest(seqs) AS part GROUP BY outcome ORDER BY outcome"

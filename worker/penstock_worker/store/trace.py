@@ -14,10 +14,10 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from penstock_schemas import Registry
+from penstock_schemas.answer import PRECEDENCE
 from penstock_worker.redis_look import Seen
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.gaps import Gap, Mark, Patience, find_told, place_gaps
-from penstock_worker.store.ledger import PRECEDENCE
 from penstock_worker.store.row_trace import LetterSeen, RowTrace, find_row_of_event
 
 __all__ = ["EventTrace", "Noted", "trace_event"]
