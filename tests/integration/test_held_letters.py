@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import psycopg
 import pytest
 
 from penstock_schemas.registry import Registry, load_registry
 from penstock_worker.app import create_app
 from penstock_worker.ingest.message import RawMessage
+from penstock_worker.letters import held
+from penstock_worker.letters.replay import Replay
+from penstock_worker.letters.summary import Summary
 from penstock_worker.maintenance.held import HeldTask
 from penstock_worker.settings import Settings
+from penstock_worker.store.dead_letters import Letter
 from tests.replaying import VERSION, Office, event, without
 
 JOB = "scheduler.job"
@@ -127,6 +132,152 @@ def test_a_clock_that_was_ahead(office: Office) -> None:
 
     assert run(office) == {"letters": 0, "remaining": 0}
     assert run(office, clock_ahead_limit_s=4_000) == {"letters": 3, "remaining": 0, "stored": 3}
+
+
+def pipelines(count: int) -> list[bytes]:
+    return [event("scheduler.pipeline", {"name": f"p{n}"}) for n in range(count)]
+
+
+def refuse_all(office: Office, but: int = -1) -> None:
+    """The database takes no job but one; why is each job's own affair."""
+    office.query(f"ALTER TABLE scheduler.jobs ADD CONSTRAINT well CHECK (id = 'j{but:04d}')")
+
+
+def test_many_that_fail_leave_room_for_others(office: Office) -> None:
+    """A page of those whose cause is each letter's own goes first, but not if the others would get nothing."""
+    office.writer = office.open_writer()
+    refuse_all(office)
+    office.write(*jobs(20))
+    office.writer = office.open_writer(without("scheduler.pipeline", "scheduler.execution"))
+    office.write(*pipelines(4))
+    assert set(office.letters()) == {("held", "constraint"), ("held", "unknown_type")}
+
+    done = run(office, held_letters_per_run=10)
+
+    assert done == {"letters": 9, "remaining": 5, "held": 5, "stored": 4}
+    assert count(office, "scheduler.pipelines") == 4
+
+
+def test_one_that_goes_through_is_no_promise_for_the_others(office: Office) -> None:
+    """The first job is stored and none of the others: they stop after a page, and keep nobody from going on."""
+    office.writer = office.open_writer(without(JOB, "scheduler.execution", "scheduler.pipeline"))
+    office.write(*jobs(1_300), *pipelines(600))
+    refuse_all(office, but=0)
+
+    done = run(office, held_letters_per_run=1_200)
+
+    assert done["stored"] == 1 + 600
+    assert count(office, "scheduler.pipelines") == 600
+
+
+def test_a_table_that_somebody_has_locked_keeps_no_other_waiting(office: Office) -> None:
+    """The database is away for that table only, and for as long as that lasts."""
+    office.writer = office.open_writer(without(JOB, "scheduler.execution", "scheduler.pipeline"))
+    office.write(*jobs(3), *pipelines(3))
+
+    with psycopg.connect(office.url) as other:
+        other.execute("LOCK TABLE scheduler.jobs")
+        done = run(office, statement_timeout_s=1)
+
+    assert done == {"letters": 3, "remaining": 0, "stored": 3}
+    assert pauses(office) == [(1, 30)]
+    end_pauses(office)
+    assert run(office)["stored"] == 3
+
+
+def test_a_run_that_is_killed_leaves_the_next_one_to_the_others(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first letter ends the process, whenever it is tried."""
+
+    def die(*_: Any) -> None:
+        raise SystemExit
+
+    office.writer = office.open_writer(without(JOB, "scheduler.execution", "scheduler.pipeline"))
+    office.write(*jobs(1), *pipelines(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(Replay, "replay_page", die)
+        with pytest.raises(SystemExit):
+            run(office)
+
+    assert run(office) == {"letters": 1, "remaining": 0, "stored": 1}
+    assert (count(office), count(office, "scheduler.pipelines")) == (0, 1)
+
+
+def test_new_ones_do_not_keep_those_waiting_that_were_tried(office: Office) -> None:
+    """A letter a run: the pause of the jobs is over, and pipelines have come since."""
+    office.writer = office.open_writer(without(JOB, "scheduler.execution", "scheduler.pipeline"))
+    office.write(*jobs(1))
+    run(office, without(JOB, "scheduler.execution"))
+    office.query("UPDATE penstock.replay_pauses SET until = now() - interval '1 second'")
+    office.query("UPDATE penstock.dead_letters SET at = at - interval '1 hour'")
+    office.write(*pipelines(1))
+
+    assert run(office, held_letters_per_run=1)["stored"] == 1
+    assert (count(office), count(office, "scheduler.pipelines")) == (1, 0)
+
+
+def ahead(office: Office, letters: int, by_s: int) -> None:
+    (now,) = office.query("SELECT (extract(epoch FROM now()) * 1000000)::bigint")[0]
+    office.write(*jobs(letters, now + by_s * 1_000_000))
+
+
+def test_those_whose_time_has_come_leave_room_for_others(office: Office) -> None:
+    office.writer = office.open_writer(without("scheduler.execution", "scheduler.pipeline"))
+    ahead(office, 20, 3_600)
+    office.write(*pipelines(4))
+
+    done = run(office, held_letters_per_run=10, clock_ahead_limit_s=4_000)
+
+    assert done["letters"] == 10
+    assert 1 <= count(office, "scheduler.pipelines") <= 4 < count(office)
+
+
+def test_a_look_for_those_whose_time_has_come_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten letters a run; the next one goes on behind them, and after the last the first is next."""
+    monkeypatch.setattr(held, "LOOKED_AT", 10)
+    office.writer = office.open_writer()
+    ahead(office, 15, 3_600)
+    ahead(office, 5, 600)
+
+    assert [run(office, clock_ahead_limit_s=1_000)["letters"] for _ in range(3)] == [0, 5, 0]
+    assert [run(office, clock_ahead_limit_s=4_000)["letters"] for _ in range(3)] == [5, 10, 0]
+    assert office.outcomes()["stored"] == 20
+
+
+def test_large_letters_are_read_few_at_a_time(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three letters of 100 bytes and more in a page of 250 bytes: also those that need not be tried."""
+    monkeypatch.setattr(held, "PAGE_BYTES", 250)
+    office.writer = office.open_writer()
+    ahead(office, 7, 3_600)
+    office.query("UPDATE penstock.dead_letters SET payload = payload || convert_to(repeat(' ', 100), 'UTF8')")
+    pages = []
+    replay_page = Replay.replay_page
+
+    def note(self: Replay, letters: Sequence[Letter], summary: Summary) -> None:
+        pages.append(len(letters))
+        replay_page(self, letters, summary)
+
+    monkeypatch.setattr(Replay, "replay_page", note)
+
+    assert run(office, clock_ahead_limit_s=4_000)["stored"] == 7
+    assert pages == [2, 2, 2, 1]
+
+
+def test_a_page_of_many_equal_letters_is_found_by_the_index(office: Office) -> None:
+    """Neither the other letters nor those of its own fingerprint that are behind it are looked at."""
+    office.query(
+        "INSERT INTO penstock.dead_letters (id, state, reason, detail, fingerprint, payload)"
+        " SELECT gen_random_uuid(), 'held', 'unknown_type', '', 'f' || n % 2, '' FROM generate_series(1, 20000) AS n"
+    )
+    office.query("ANALYZE penstock.dead_letters")
+    (plan,) = office.query(
+        "EXPLAIN (ANALYZE, FORMAT JSON) SELECT id FROM penstock.dead_letters"
+        " WHERE (state = 'held' AND fingerprint = 'f1') AND id > '00000000-0000-0000-0000-000000000000' ORDER BY id LIMIT 500"
+    )[0]
+    scan = plan[0]["Plan"]["Plans"][0]
+    assert scan["Node Type"].startswith("Index")
+    assert scan["Index Name"] == "dead_letters_state_fingerprint_id_idx"
+    assert scan["Actual Rows"] == 500
+    assert "Filter" not in scan
 
 
 def test_letters_above_the_rate_become_dead_when_it_is_down(office: Office) -> None:

@@ -27,9 +27,18 @@ def upgrade() -> None:
         schema="penstock",
     )
     op.add_column("dead_letters", sa.Column("events", sa.Integer(), nullable=True), schema="penstock")
+    # With the id, so that a replay finds the next page of a million equal letters without looking at all of them.
+    op.create_index(
+        "dead_letters_state_fingerprint_id_idx", "dead_letters", ["state", "fingerprint", "id"], unique=False, schema="penstock"
+    )
+    op.drop_index("dead_letters_state_fingerprint_idx", table_name="dead_letters", schema="penstock")
 
 
 def downgrade() -> None:
+    op.create_index(
+        "dead_letters_state_fingerprint_idx", "dead_letters", ["state", "fingerprint"], unique=False, schema="penstock"
+    )
+    op.drop_index("dead_letters_state_fingerprint_id_idx", table_name="dead_letters", schema="penstock")
     op.drop_column("dead_letters", "events", schema="penstock")
     op.drop_column("dead_letters", "headers", schema="penstock")
     op.drop_column("dead_letters", "content_type", schema="penstock")

@@ -32,16 +32,20 @@ class Due(NamedTuple):
     last_id: UUID | None
 
 
-def find_due(connection: Connection, but: str) -> list[Due]:
-    """The fingerprints whose pause is over, or that have none, the longest waiting first; not those of the reason `but`."""
+def find_due(connection: Connection, limit: int) -> list[Due]:
+    """
+    The fingerprints whose pause is over, or that have none, the longest waiting first.
+
+    One that was never tried waits since one of its letters was written: however many new ones come, the others get their turn.
+    """
     with connection.cursor(row_factory=class_row(Due)) as cursor:
         return cursor.execute(
             _HELD + "SELECT held.fingerprint, one.reason, coalesce(tries, 0) AS tries, last_id"
-            " FROM held CROSS JOIN LATERAL (SELECT reason FROM penstock.dead_letters l"
+            " FROM held CROSS JOIN LATERAL (SELECT reason, at FROM penstock.dead_letters l"
             "  WHERE l.state = 'held' AND l.fingerprint = held.fingerprint LIMIT 1) AS one"
             " LEFT JOIN penstock.replay_pauses p ON p.fingerprint = held.fingerprint"
-            " WHERE one.reason <> %s AND (until IS NULL OR until <= now()) ORDER BY until NULLS FIRST, held.fingerprint",
-            [but],
+            " WHERE until IS NULL OR until <= now() ORDER BY coalesce(until, one.at), held.fingerprint LIMIT %s",
+            [limit],
         ).fetchall()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from psycopg import sql
@@ -19,6 +19,7 @@ __all__ = [
     "count_meant",
     "existing_letters",
     "find_letter",
+    "find_ripe",
     "lock_letters",
     "read_page",
     "remove_letters",
@@ -74,6 +75,37 @@ def read_page(
     )
     with connection.cursor(row_factory=class_row(Letter)) as cursor:
         return cursor.execute(query).fetchall()
+
+
+def find_ripe(
+    connection: Connection, fingerprint: str, after: UUID, ahead_us: int, letters: int, looked_at: int
+) -> tuple[list[UUID], UUID]:
+    """
+    Held letters whose version is not further ahead of the database's clock than it may be.
+
+    Args:
+        connection: Any; nothing is locked.
+        fingerprint: Theirs.
+        after: The id of the last letter before them.
+        ahead_us: Microseconds that a version may be ahead.
+        letters: How many at most.
+        looked_at: At how many letters it looks at most, in the order of their ids.
+
+    Returns:
+        Their ids, in order, and the last id that was looked at; `BEFORE_ALL` if none is left behind it.
+    """
+    looked = connection.execute(
+        "WITH looked AS (SELECT id, version FROM penstock.dead_letters"
+        " WHERE state = 'held' AND fingerprint = %(fingerprint)s AND id > %(after)s ORDER BY id LIMIT %(looked_at)s)"
+        " SELECT (SELECT count(*) FROM looked), (SELECT id FROM looked ORDER BY id DESC LIMIT 1),"
+        " array(SELECT id FROM looked WHERE version <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + %(ahead)s"
+        " ORDER BY id LIMIT %(letters)s)",
+        {"fingerprint": fingerprint, "after": after, "ahead": ahead_us, "letters": letters, "looked_at": looked_at},
+    ).fetchone()
+    count, last, ids = cast("tuple[int, UUID | None, list[UUID]]", looked)
+    if len(ids) == letters:
+        return ids, ids[-1]
+    return ids, last if last is not None and count == looked_at else BEFORE_ALL
 
 
 def find_letter(connection: Connection, letter_id: UUID) -> dict[str, Any] | None:

@@ -192,7 +192,7 @@ def _own_tables(metadata: sa.MetaData) -> None:
         column("headers", postgresql.JSONB(), null=True),
         column("events", sa.Integer(), null=True),
         sa.PrimaryKeyConstraint("id", name="dead_letters_pkey"),
-        sa.Index("dead_letters_state_fingerprint_idx", "state", "fingerprint"),
+        sa.Index("dead_letters_state_fingerprint_id_idx", "state", "fingerprint", "id"),
         sa.Index("dead_letters_fingerprint_at_idx", "fingerprint", "at"),
     )
     table(
