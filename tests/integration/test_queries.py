@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from penstock_schemas import load_registry
 from penstock_worker.errors import ConfigurationError
@@ -84,8 +86,8 @@ def test_dead_letters_by_fingerprint(database, settings):
 
     with queries.open_reader(settings) as reader:
         counts = queries.count_letters(reader)
-        groups = queries.list_groups(reader, LetterFilter())
-        held = queries.list_groups(reader, LetterFilter(state="held"))
+        groups = queries.list_groups(reader, LetterFilter(), 10)
+        held = queries.list_groups(reader, LetterFilter(state="held"), 10)
         newest = queries.list_letters(reader, LetterFilter(), 1)
         dead = queries.list_letters(reader, LetterFilter(state="dead"), 10)
 
@@ -97,6 +99,54 @@ def test_dead_letters_by_fingerprint(database, settings):
     assert [group.reason for group in held] == ["unknown_type"]
     assert [(letter["reason"], letter["payload_bytes"]) for letter in newest] == [("unknown_type", 5)]
     assert [letter["detail"] for letter in dead] == ["detail 1", "detail 0"]
+
+
+def test_the_largest_groups_come_first(database, settings):
+    for number, reason in enumerate("abbccc"):
+        database.execute(LETTER, (uuid4(), "dead", reason, "", reason, datetime(2026, 11, 1, number, tzinfo=UTC)))
+
+    with queries.open_reader(settings) as reader:
+        assert [group.reason for group in queries.list_groups(reader, LetterFilter(), 2)] == ["c", "b"]
+
+
+class Noting(psycopg.Cursor):
+    """Notes what it executes."""
+
+    noted: ClassVar[list[Any]] = []
+
+    def execute(self, query, *args, **options):
+        self.noted.append(query)
+        return super().execute(query, *args, **options)
+
+
+def nodes(plan):
+    """Every node of a plan."""
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+def test_grouping_keeps_no_single_letters(database, settings):
+    """20,000 letters of two groups, with long details: nothing sorts or collects more than the groups."""
+    database.execute(
+        "INSERT INTO penstock.dead_letters (id, state, reason, detail, fingerprint, payload, at)"
+        " SELECT gen_random_uuid(), 'dead', 'schema', repeat('x', 1000), 'f' || n % 2, '', now() - make_interval(secs => n)"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    database.execute("ANALYZE penstock.dead_letters")
+
+    with queries.open_reader(settings) as reader:
+        reader.cursor_factory = Noting
+        groups = queries.list_groups(reader, LetterFilter(), 10)
+        explain = sql.SQL("EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) {}").format(Noting.noted[-1])
+        (plan,) = reader.execute(explain).fetchone()
+
+    assert [(group.fingerprint, group.letters) for group in groups] == [("f0", 10_000), ("f1", 10_000)]
+    for node in nodes(plan[0]["Plan"]):
+        if "Sort" in node["Node Type"] or "Aggregate" in node["Node Type"]:
+            assert node["Actual Rows"] <= 4
+            assert not any("detail" in part for part in node["Output"] if node["Node Type"] == "Aggregate")
+            assert node.get("Peak Memory Usage", 0) + node.get("Sort Space Used", 0) < 1_000
 
 
 def test_a_reader_cannot_write(settings):

@@ -47,7 +47,23 @@ def test_dead_letters_are_listed_as_they_are(database_url):
     found = json.loads(as_json.stdout)
     assert [(group["reason"], group["letters"]) for group in found["groups"]] == [("schema", 1)]
     assert [(letter["detail"], letter["payload_bytes"]) for letter in found["letters"]] == [("[red]no[/red]\x1b[2J", 1)]
-    assert json.loads(held.stdout) == {"groups": [], "letters": []}
+    assert json.loads(held.stdout) == {"groups": [], "has_more_groups": False, "letters": []}
+
+
+def test_groups_without_number_are_listed_as_the_largest(database_url):
+    """A producer that puts a number into its type's name makes a group of each letter."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO penstock.dead_letters (id, state, reason, detail, fingerprint, payload)"
+            " SELECT gen_random_uuid(), 'held', 'unknown_type', '', 'f' || greatest(n, 2), '' FROM generate_series(1, 600) AS n"
+        )
+
+    for_people = penstock("dead-letters", "list", PENSTOCK_DATABASE_URL=database_url)
+    as_json = penstock("dead-letters", "list", "--json", PENSTOCK_DATABASE_URL=database_url)
+
+    found = json.loads(as_json.stdout)
+    assert (len(found["groups"]), found["has_more_groups"], found["groups"][0]["letters"]) == (500, True, 2)
+    assert "the 500 largest" in for_people.stdout
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("dead-letters", "list")])

@@ -54,7 +54,7 @@ class ProducerSeen:
 
 @dataclass(frozen=True, slots=True)
 class LetterGroup:
-    """Dead letters that are equal: the same type, reason and producer."""
+    """Dead letters that are equal: the same state, type, reason and producer."""
 
     fingerprint: str
     #: The fingerprint's short form, for people.
@@ -181,13 +181,19 @@ def count_letters(connection: Connection) -> dict[str, int]:
     return {"dead": 0, "held": 0} | dict(rows.fetchall())  # type: ignore[arg-type]  # text and bigint
 
 
-def list_groups(connection: Connection, meant: LetterFilter) -> list[LetterGroup]:
-    """Dead letters by fingerprint, the largest group first; `detail` is the last one's."""
+def list_groups(connection: Connection, meant: LetterFilter, limit: int) -> list[LetterGroup]:
+    """Dead letters by fingerprint, the largest groups first; `detail` is the last one's."""
+    # One detail a group, fetched afterwards: aggregated, the server would keep those of a million letters in memory.
     query = sql.SQL(
-        "SELECT fingerprint, {} AS mark, state, min(reason) AS reason, min(type) AS type, min(producer) AS producer,"
-        " count(*) AS letters, min(at) AS first_at, max(at) AS last_at, (array_agg(detail ORDER BY at DESC))[1] AS detail"
-        " FROM penstock.dead_letters WHERE {} GROUP BY fingerprint, state ORDER BY letters DESC, fingerprint, state"
-    ).format(FINGERPRINT_MARK, meant.condition)
+        "SELECT g.*, last.detail FROM ("
+        "SELECT fingerprint, {mark} AS mark, state, min(reason) AS reason, min(type) AS type, min(producer) AS producer,"
+        " count(*) AS letters, min(at) AS first_at, max(at) AS last_at"
+        " FROM penstock.dead_letters WHERE {condition} GROUP BY fingerprint, state"
+        " ORDER BY letters DESC, fingerprint, state LIMIT {limit}) AS g"
+        " CROSS JOIN LATERAL (SELECT l.detail FROM penstock.dead_letters l"
+        " WHERE {condition} AND l.fingerprint = g.fingerprint AND l.at = g.last_at AND l.state = g.state LIMIT 1) AS last"
+        " ORDER BY letters DESC, fingerprint, state"
+    ).format(mark=FINGERPRINT_MARK, condition=meant.condition, limit=limit)
     with connection.cursor(row_factory=class_row(LetterGroup)) as cursor:
         return cursor.execute(query).fetchall()
 

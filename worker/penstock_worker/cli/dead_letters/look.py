@@ -24,6 +24,8 @@ __all__ = ["list_letters", "show_letter"]
 
 #: Bytes of a payload that a person is shown; `--json` and `export` give all of it.
 PAYLOAD_SHOWN = 64 * 1024
+#: Groups that are listed: where a name differs with every letter, there are as many groups as letters.
+GROUPS_SHOWN = 500
 
 
 def list_letters(
@@ -32,19 +34,20 @@ def list_letters(
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="How many single letters, the newest ones.")] = 20,
 ) -> None:
-    """List dead letters: grouped by what they have in common, then the newest ones."""
+    """List dead letters: grouped by what they have in common, the largest groups, then the newest letters."""
     from penstock_worker.store import queries
 
     with queries.open_reader(load_settings()) as reader:
-        groups = queries.list_groups(reader, meant)
+        found = queries.list_groups(reader, meant, GROUPS_SHOWN + 1)
         letters = queries.list_letters(reader, meant, limit)
+    groups, has_more = found[:GROUPS_SHOWN], len(found) > GROUPS_SHOWN
     if is_json:
-        print_json({"groups": [asdict(group) for group in groups], "letters": letters})
+        print_json({"groups": [asdict(group) for group in groups], "has_more_groups": has_more, "letters": letters})
     else:
-        _show_list(groups, letters, Console())
+        _show_list(groups, letters, Console(), has_more=has_more)
 
 
-def _show_list(groups: list[LetterGroup], letters: list[dict[str, Any]], console: Console) -> None:
+def _show_list(groups: list[LetterGroup], letters: list[dict[str, Any]], console: Console, *, has_more: bool) -> None:
     if not groups:
         console.print("no dead letters")
         return
@@ -56,6 +59,10 @@ def _show_list(groups: list[LetterGroup], letters: list[dict[str, Any]], console
         cells = [group.mark, group.state, group.type, group.reason, group.producer, f"{group.last_at:%F %T}", group.detail]
         summary.add_row(f"{group.letters:,}", *map(plain, cells))
     console.print(summary)
+    if has_more:
+        console.print(
+            f"and smaller groups: these are the {len(groups)} largest; --reason, --type, --since and others show less"
+        )
     for letter in letters:
         line = f"{letter['at']:%F %T} {letter['id']} {letter['state']} {letter['type'] or '-'} {letter['reason']}"
         console.print(plain(f"{line}: {letter['detail']}", limit=300), soft_wrap=True)
