@@ -80,20 +80,21 @@ class Outbox:
             lose=buffer.lose,
             publishers=buffer.lock if self.options.durability == "journal" else None,
         )
-        self.buffer.spool = self.spool = spool
+        self.spool = spool
+        buffer.move_to(spool)
         self.keeper = Keeper(self.options, buffer, spool, is_away=self._is_away, on_turn=self._listen)
 
     @property
     def may_wait(self) -> bool:
         """Whether accepting may wait for room or for the disk."""
-        return self.options.policy == "block" or self.options.durability == "journal" or self.buffer.is_full
+        return self.options.policy == "block" or self.options.durability == "journal" or self.buffer.held.is_full
 
     def accept(self, event: bytes) -> int:
         """See `Buffer.accept`."""
         if not self.sender.is_running and self.options.policy == "block":
             self._supervise()  # first: who waits for room waits for the sender
         seq = self.buffer.accept(event)
-        if not self.sender.is_running or time.monotonic() > self.buffer.late_at:
+        if not self.sender.is_running or time.monotonic() > self.buffer.held.late_at:
             self._supervise()
         return seq
 
@@ -207,8 +208,8 @@ class Outbox:
                 accepted=buffer.next_seq,
                 confirmed=buffer.confirmed,
                 dropped=dict(buffer.drops.totals),
-                pending_writes=buffer.held_events + spooled,
-                pending_bytes=buffer.held_bytes,
+                pending_writes=buffer.held.count + spooled,
+                pending_bytes=buffer.held.size,
                 spooled=spooled,
                 unreceipted=0 if spool is None else spool.unreceipted,
                 adopted=0 if spool is None else spool.adopted,
@@ -232,11 +233,11 @@ class Outbox:
         return datetime.now(UTC) + timedelta(seconds=0.0 if math.isinf(due_in_s) else max(0.0, due_in_s))
 
     def _has_unconfirmed(self) -> bool:
-        return bool(self.buffer.held_events) or (self.spool is not None and self.spool.has_unsent)
+        return bool(self.buffer.held.count) or (self.spool is not None and self.spool.has_unsent)
 
     def _oldest_at(self) -> float:
         """When the oldest event that is not confirmed was accepted; infinity when there is none."""
-        return self.buffer.oldest_at if self.spool is None else min(self.buffer.oldest_at, self.spool.oldest_at)
+        return self.buffer.held.oldest_at if self.spool is None else min(self.buffer.held.oldest_at, self.spool.oldest_at)
 
     def _is_away(self) -> bool:
         return self.breaker.is_tripped
@@ -264,8 +265,8 @@ class Outbox:
         oldest_at = self._oldest_at()
         if now <= oldest_at + self.options.late_after_s or now < self._next_late_alarm:
             return
-        self._next_late_alarm = self.buffer.late_at = now + self.options.late_after_s
-        events = self.buffer.held_events + (0 if self.spool is None else self.spool.unsent)
+        self._next_late_alarm = self.buffer.held.late_at = now + self.options.late_after_s
+        events = self.buffer.held.count + (0 if self.spool is None else self.spool.unsent)
         logger.error(
             "%s: %d events wait for the broker, the oldest for %.0f s (last error: %s)",
             self.options.name,

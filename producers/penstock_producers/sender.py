@@ -110,7 +110,7 @@ class Sender:
         try:
             envelopes = self._cut()
             if not envelopes:
-                return not (self._buffer.is_closing or self._buffer.is_abandoned)
+                return not (self._buffer.is_closing or self._buffer.held.is_abandoned)
             self.breaker.begin()
             self._on_cut()
             self._deliver(envelopes)

@@ -330,7 +330,7 @@ def test_more_outcomes_than_are_remembered_are_forgotten_and_asked_again(desk):
 
 def test_a_dropped_event_is_known_without_asking():
     desk = Desk(policy="drop_newest")
-    desk.buffer._max_events = 2
+    desk.buffer.held.max_events = 2
     desk.publish(4)
     desk.mailbox.error = TransportError("away")
     assert [desk.answers.wait(seq, 0.0) for seq in (2, 3)] == ["dropped", "dropped"]
@@ -340,7 +340,7 @@ def test_a_dropped_event_is_known_without_asking():
 
 def test_a_waiter_hears_at_once_that_its_event_is_dropped():
     desk = Desk(policy="drop_oldest")
-    desk.buffer._max_events = 2
+    desk.buffer.held.max_events = 2
     desk.publish(2)
     desk.wait(0, timeout_s=1_000)
     desk.publish(1)
@@ -416,7 +416,7 @@ def test_the_next_barrier_asks_only_about_what_is_new(desk):
 
 def test_drops_have_ended():
     desk = Desk()
-    desk.buffer._max_events = 2
+    desk.buffer.held.max_events = 2
     desk.publish(4)
     desk.barrier()
     desk.tell(("stored", 0, 1))

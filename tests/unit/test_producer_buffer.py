@@ -47,7 +47,7 @@ def test_a_turn_is_bounded_by_envelopes_and_by_bytes() -> None:
     buffer = make_buffer(batch_events=1)
     buffer.accept_many([EVENT] * 8)
     assert len(buffer.cut(2, 10_000)) == 2
-    for envelope in list(buffer.in_flight):
+    for envelope in list(buffer.held.in_flight):
         buffer.confirm(envelope)
     assert len(buffer.cut(32, 300)) == 3
 
@@ -63,7 +63,7 @@ def test_drop_newest_keeps_what_it_has_and_counts_the_rest() -> None:
     drops = Drops()
     buffer = make_buffer(tell=drops, max_events=2)
     assert [buffer.accept(EVENT) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert (drops.told, buffer.drops.totals, buffer.held_events) == ([(1, "buffer_full")] * 3, {"buffer_full": 3}, 2)
+    assert (drops.told, buffer.drops.totals, buffer.held.count) == ([(1, "buffer_full")] * 3, {"buffer_full": 3}, 2)
     buffer.begin_close()
     (envelope,) = buffer.cut(32, 10_000)
     assert (numbers(envelope), envelope.dropped) == ([0, 1], [DroppedRange(2, 4, "buffer_full")])
@@ -85,7 +85,7 @@ def test_drop_oldest_makes_room_in_bytes_by_dropping_several() -> None:
     buffer = make_buffer(tell=drops, policy="drop_oldest", max_bytes=300)
     buffer.accept_many([EVENT] * 3)
     buffer.accept(b"y" * 200)
-    assert (drops.told, buffer.held_bytes) == ([(2, "buffer_full")], 300)
+    assert (drops.told, buffer.held.size) == ([(2, "buffer_full")], 300)
 
 
 def test_drop_oldest_does_not_touch_what_is_in_flight() -> None:
@@ -93,7 +93,7 @@ def test_drop_oldest_does_not_touch_what_is_in_flight() -> None:
     buffer.accept_many([EVENT, EVENT])
     (in_flight,) = buffer.cut(32, 10_000)
     buffer.accept(EVENT)
-    assert (numbers(in_flight), buffer.in_flight, buffer.held_events) == ([0, 1], [in_flight], 2)
+    assert (numbers(in_flight), buffer.held.in_flight, buffer.held.count) == ([0, 1], [in_flight], 2)
     assert buffer.drops.take(9) == [DroppedRange(2, 2, "buffer_full")]
 
 
@@ -166,7 +166,7 @@ def test_one_event_over_the_bytes_fits_an_empty_buffer_only() -> None:
     buffer = make_buffer(max_bytes=50)
     buffer.accept(EVENT)
     buffer.accept(b"y")
-    assert (buffer.held_events, buffer.drops.totals) == (1, {"buffer_full": 1})
+    assert (buffer.held.count, buffer.drops.totals) == (1, {"buffer_full": 1})
 
 
 def test_an_envelope_ends_where_a_number_is_missing() -> None:
@@ -201,7 +201,7 @@ def test_flush_is_due_at_once_and_ends_with_the_last_confirm() -> None:
     buffer.accept(EVENT)
     buffer.confirm(envelope)
     thread.join(60)
-    assert (flushed, buffer.held_events) == ([True], 1)
+    assert (flushed, buffer.held.count) == ([True], 1)
 
 
 def test_heartbeat_once_after_silence() -> None:
@@ -269,7 +269,7 @@ def test_what_is_abandoned_is_counted_and_a_late_confirm_changes_nothing() -> No
     envelopes = buffer.cut(2, 10_000)
     assert buffer.abandon() == 3
     buffer.confirm(envelopes[0])
-    assert (drops.told, buffer.held_events, buffer.held_bytes, buffer.confirmed) == ([(3, "close_deadline")], 0, 0, 0)
+    assert (drops.told, buffer.held.count, buffer.held.size, buffer.confirmed) == ([(3, "close_deadline")], 0, 0, 0)
 
 
 def test_the_age_is_that_of_the_oldest_event_held() -> None:
@@ -279,15 +279,15 @@ def test_the_age_is_that_of_the_oldest_event_held() -> None:
     clock.now += 5
     buffer.accept(EVENT)
     first, second = buffer.cut(32, 10_000)
-    assert (buffer.oldest_at, buffer.late_at) == (1_000, 1_060)
+    assert (buffer.held.oldest_at, buffer.held.late_at) == (1_000, 1_060)
     clock.now += 5
     buffer.accept(EVENT)
     buffer.confirm(first)
     buffer.confirm(second)
-    assert (buffer.oldest_at, buffer.late_at) == (1_010, 1_070)
+    assert (buffer.held.oldest_at, buffer.held.late_at) == (1_010, 1_070)
     (third,) = buffer.cut(32, 10_000)
     buffer.confirm(third)
-    assert buffer.late_at == math.inf
+    assert buffer.held.late_at == math.inf
 
 
 def test_numbers_have_no_gaps_under_threads() -> None:
@@ -299,7 +299,7 @@ def test_numbers_have_no_gaps_under_threads() -> None:
     for thread in threads:
         thread.join(30)
     assert sorted(given) == list(range(2_000))
-    assert buffer.held_events + buffer.drops.totals["buffer_full"] == 2_000
+    assert buffer.held.count + buffer.drops.totals["buffer_full"] == 2_000
 
 
 def test_a_callback_may_publish_from_another_thread() -> None:

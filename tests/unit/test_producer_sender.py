@@ -26,7 +26,7 @@ def test_what_fails_is_sent_again_first_and_in_order() -> None:
     assert sender.run_once()
     attempts = [[numbers(envelope) for envelope in attempt] for attempt in transport.attempts]
     assert attempts == [[[0, 1], [2, 3]], [[0, 1], [2, 3]], [[4, 5]]]
-    assert (sender.breaker.failures, sender.last_error, buffer.held_events, buffer.confirmed) == (0, None, 0, 6)
+    assert (sender.breaker.failures, sender.last_error, buffer.held.count, buffer.confirmed) == (0, None, 0, 6)
 
 
 def test_what_was_confirmed_before_the_failure_is_not_sent_again() -> None:
@@ -61,7 +61,7 @@ def test_a_transport_that_forgets_to_confirm_is_an_error() -> None:
     sender = make_sender(buffer, Silent())
     buffer.accept(EVENT)
     sender.run_once()
-    assert (sender.last_error, buffer.held_events) == ("the transport returned before all was confirmed", 1)
+    assert (sender.last_error, buffer.held.count) == ("the transport returned before all was confirmed", 1)
 
 
 def test_a_transport_that_cannot_be_made_is_tried_again() -> None:

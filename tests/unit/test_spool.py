@@ -457,7 +457,7 @@ def test_drops_of_a_message_under_way_are_told_at_the_end_and_there_is_no_limit(
         for seq in range(2_000, 4_000, 2):
             buffer.drops.add(seq, "buffer_full")
         buffer.next_seq = 4_000
-        buffer.in_flight.append(Envelope("shop", buffer.epoch, 4_000, (), buffer.drops.take(400)))
+        buffer.held.in_flight.append(Envelope("shop", buffer.epoch, 4_000, (), buffer.drops.take(400)))
     assert not producer.close(0)
     transport.is_away = False
     with memory_producer(transport) as successor:

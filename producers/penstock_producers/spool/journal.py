@@ -67,8 +67,8 @@ class JournalBuffer(Buffer):
     def _hold_all(self, first: int, events: Sequence[bytes]) -> list[int]:
         assert self.spool is not None
         for seq, event in enumerate(events, first):
-            if self._has_room(len(event)):
-                self._hold(seq, event, len(event))
+            if self.held.has_room(len(event)):
+                self.held.hold(seq, event, len(event), self._now())
             else:
                 self.spool.leave_unsent(seq)
                 self.work.notify()
@@ -78,11 +78,11 @@ class JournalBuffer(Buffer):
         """An exception came from outside: what may be on disk or not is written again, and sent from there."""
         assert self.spool is not None
         if self.next_seq > first and self.spool.journal(list(enumerate(events, first))):
-            held = {seq for seq, *_ in self._pending}
+            held = set(self.held.unsent_seqs())
             for seq in range(first, first + len(events)):
                 if seq not in held:
                     self.spool.leave_unsent(seq)
-            self._restore()
+            self.held.restore()
         else:
             self._account(first, len(events))
 

@@ -134,17 +134,17 @@ class Keeper:
                     return
                 self._is_idle = math.isinf(spill_at)
                 # While the sender waits for the broker, with whatever message, nobody tells what is published meanwhile.
-                is_waiting = self._spool.has_unsent or self._is_away() or self._buffer.in_flight
+                is_waiting = self._spool.has_unsent or self._is_away() or self._buffer.held.in_flight
                 self._wake.wait(min(left_s, _STALLED_S) if is_waiting else left_s)
                 self._is_idle = False
 
     def _spill_at(self) -> float:
         """When what is in memory has waited too long; infinity when nothing is there."""
         buffer = self._buffer
-        if self._spool.is_journal or not buffer.held_events:
+        if self._spool.is_journal or not buffer.held.count:
             return math.inf
         if self._is_away():
             return self._spool.refused_until
-        oldest_at = buffer.oldest_at + self._options.linger_s
+        oldest_at = buffer.held.oldest_at + self._options.linger_s
         due_at = min(max(oldest_at, buffer.stalled_at()) + _STALLED_S, oldest_at + _OVERTAKEN_S)
         return max(due_at, self._spool.refused_until)
