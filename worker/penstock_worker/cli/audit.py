@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_since", "register"]
 
-_EXIT_MISSING = 1
+#: What a script may go by. 2 is a person's mistake, as with every command.
+_EXIT_MISSING, _EXIT_UNPROVEN = 1, 3
 #: Lines of gaps and of silent producers for people; `--json` has all.
 LINES_SHOWN = 20
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -54,10 +55,13 @@ def audit(
     ] = 90.0,
 ) -> None:
     """
-    Tell for every producer how many events it sent and what became of them; exit code 1 if any is missing.
+    Tell for every producer how many events it sent and what became of them.
 
     `missing` events were numbered, and are neither in the ledger nor in the queue. `unknown` is what a producer that was killed
     accepted and never sent: nobody can count it.
+
+    Exit code 0: nothing is missing. 1: something is. 3: that could not be told, because the broker is away, or because events
+    that are nowhere else may wait in RabbitMQ, which does not show them.
     """
     from penstock_worker.store.audit import Rules
 
@@ -69,8 +73,11 @@ def audit(
         print_json(as_report(epochs, look, trouble))
     else:
         _show(epochs, look, trouble, Console())
-    if any(gap.state == "missing" for epoch in epochs for gap in epoch.gaps):
+    if any(epoch.in_gaps("missing") for epoch in epochs):
         raise typer.Exit(_EXIT_MISSING)
+    if doubt := find_doubt(epochs, trouble):
+        typer.echo(f"penstock: not proven: {doubt}", err=True)
+        raise typer.Exit(_EXIT_UNPROVEN)
 
 
 def look_if_possible(settings: Settings) -> tuple[QueueLook | None, str | None]:
@@ -81,6 +88,17 @@ def look_if_possible(settings: Settings) -> tuple[QueueLook | None, str | None]:
         return look_at_queue(settings), None
     except (BrokerAway, ConfigurationError) as exc:
         return None, f"the broker does not say what waits: {exc}"
+
+
+def find_doubt(epochs: Iterable[EpochAudit], trouble: str | None) -> str | None:
+    """Why nobody can say that nothing is missing, and what to do; one line, None where there is no doubt."""
+    if trouble:
+        what = "events that are nowhere else may wait there; ask again when it is back, or check PENSTOCK_BROKER_URL"
+        return " ".join(f"{trouble}; {what}".split())
+    hidden = sum(epoch.in_gaps("queued_or_missing") for epoch in epochs)
+    if hidden:
+        return f"{hidden:,} events are queued or missing, RabbitMQ does not show which; ask again when its queue is empty"
+    return None
 
 
 def collect(settings: Settings, rules: Rules, look: QueueLook | None) -> list[EpochAudit]:
@@ -118,14 +136,14 @@ def read_since(text: str | None, now: datetime | None = None) -> datetime | None
     return time if time.tzinfo else time.astimezone()
 
 
-def as_report(epochs: Iterable[EpochAudit], look: QueueLook | None, trouble: str | None) -> dict[str, Any]:
+def as_report(epochs: Sequence[EpochAudit], look: QueueLook | None, trouble: str | None) -> dict[str, Any]:
     """What `--json` prints: sums per producer, and each of its epochs."""
     producers = [
         {"producer": name, **_sums(own), "epochs": [_as_json(epoch) for epoch in own]}
         for name, own in _by_producer(epochs).items()
     ]
     queue = look and {name: getattr(look, name) for name in ("waiting_messages", "held_messages", "is_readable")}
-    return {"queue": queue, "broker_trouble": trouble, "producers": producers}
+    return {"queue": queue, "broker_trouble": trouble, "doubt": find_doubt(epochs, trouble), "producers": producers}
 
 
 def _by_producer(epochs: Iterable[EpochAudit]) -> dict[str, list[EpochAudit]]:
