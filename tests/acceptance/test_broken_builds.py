@@ -67,3 +67,10 @@ def test_a_ledger_outside_of_the_transaction_shows_as_two_outcomes(find: Callabl
     verdict = find("tests.chaos.broken.ledger_apart")
     assert {finding.what for finding in verdict.doubled} == {"two outcomes"}
     assert verdict.lost == []
+
+
+def test_dead_letters_outside_of_the_transaction_show_as_lost(find: Callable[..., Verdict]) -> None:
+    """The ledger says that they are dead, the messages are acknowledged, and there is no letter to look at."""
+    verdict = find("tests.chaos.broken.letters_apart")
+    assert {finding.what for finding in verdict.lost} == {"no dead letter"}
+    assert (verdict.doubled, verdict.wrong) == ([], [])
