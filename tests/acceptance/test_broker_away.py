@@ -28,7 +28,7 @@ from tests.servers.process import LocalProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.valkey import ValkeyServer
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
 AWAY_S = float(os.environ.get("PENSTOCK_AWAY_S", "8"))
 #: Publishing before the outage, to compare with.
