@@ -22,6 +22,9 @@ from tests.spooling import away_producer, memory_producer, pairs, spooled
 
 PAIR = Pair(tenant="a", number=1)
 
+#: Interruptions of a run; each comes some CPU time later in its turn than the one before.
+TURNS = 40
+
 Handle = Callable[[Callable[[], Any]], None]
 Append = Callable[[SpoolFile, Sequence[tuple[int, bytes]]], None]
 
@@ -108,17 +111,17 @@ def test_exceptions_at_any_moment_leave_no_gap_and_no_lock(durability: Any, is_a
     on_alarm(interrupt)
     producer = memory_producer(transport, durability=durability, max_events=500, retry_max_s=0.05)
     producer.publish(PAIR)
-    for turn in range(120):
+    for turn in range(TURNS):
         try:
             is_armed = True
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0.004 + 0.0001 * turn)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.001 + 0.0004 * turn)
             while is_armed:
                 producer.publish(PAIR)
         except SoftLimitError:
             interrupted += 1
         assert not producer._outbox.buffer.is_entered
         assert not spool_of(producer).is_entered
-    assert interrupted == 120
+    assert interrupted == TURNS
     transport.is_away = False
     assert producer.sync(120)
     assert durability == "spill" or producer.await_receipts(120)
@@ -182,13 +185,13 @@ def test_what_is_being_moved_when_the_producer_is_closed_is_counted_once_it_is_r
 
 @pytest.mark.parametrize("is_away", [False, True])
 def test_closing_in_a_handler_that_interrupts_publish_loses_nothing(is_away: bool, on_alarm: Handle, tmp_path: Path) -> None:
-    for turn in range(12):
+    for turn in range(6):
         transport = MemoryTransport()
         transport.is_away = is_away
         folder = tmp_path / str(turn)
         producer = memory_producer(transport, max_events=500, spool_folder=folder, exit_deadline_s=120.0)
         on_alarm(lambda closes=producer: closes.close(0.05 if is_away else 120.0))  # type: ignore[misc]
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.03 + 0.0031 * turn)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01 + 0.0031 * turn)
         with pytest.raises(ProducerClosed):
             publish_on(producer)
         producer.close(0.05 if is_away else 120.0)  # as the exit hook does
