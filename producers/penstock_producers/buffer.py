@@ -195,7 +195,7 @@ class Buffer:
             self.work.notify_all()
             # Not only for what can be read just now: a disk that refuses a read has it still.
             return self.progress.wait_for(
-                lambda: self.held.count == 0 and (self.spool is None or not self.spool.has_unsent), timeout_s
+                lambda: self.held.count == 0 and (self.spool is None or not self.spool.stocks.has_unsent), timeout_s
             )
 
     def first_held(self) -> float:
@@ -205,7 +205,7 @@ class Buffer:
 
     def first_unconfirmed(self) -> float:
         """The same, of the spool as well."""
-        return min(self.first_held(), math.inf if self.spool is None else self.spool.first_unsent)
+        return min(self.first_held(), math.inf if self.spool is None else self.spool.stocks.first_unsent)
 
     def wake(self) -> None:
         """There is something to send, or somebody may have waited for what just happened."""
@@ -363,7 +363,7 @@ class Buffer:
         dropped = self.drops.take(_RANGES_PER_ENVELOPE) if self.drops else ()
         if self.held.pending:
             return self.held.cut(self.epoch, dropped, self.reply_to)
-        has_spooled = self.spool is not None and not math.isinf(self.spool.first_unsent)
+        has_spooled = self.spool is not None and not math.isinf(self.spool.stocks.first_unsent)
         if self.is_closing and (self._is_close_announced or self.next_seq == 0):
             return 0
         if not dropped and (has_spooled if self.is_closing else self._is_spool_due()):
@@ -389,7 +389,7 @@ class Buffer:
                 self.held.release(len(envelope.events), sum(map(len, envelope.events)))
         if self.spool is None or (is_held and not (self.spool.is_journal and envelope.events)):
             return  # nothing of it is on disk; or abandoned meanwhile, and counted as dropped
-        oldest_at = self.spool.oldest_at
+        oldest_at = self.spool.stocks.oldest_at
         spooled = self.spool.confirm(envelope)
         with self.lock:
             self.confirmed += spooled

@@ -17,8 +17,10 @@ from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
 from penstock_producers.options import Durability, Options
 from penstock_producers.sender import Sender
+from penstock_producers.spool.adopter import Adopter
 from penstock_producers.spool.journal import JournalBuffer
 from penstock_producers.spool.keeper import Keeper
+from penstock_producers.spool.receipts import Receipts
 from penstock_producers.spool.spool import Spool
 from penstock_producers.status import Status
 from penstock_producers.transports import Broker
@@ -63,6 +65,8 @@ class Outbox:
         self.answers = Answers(options, self.buffer, broker.mailbox, self._supervise)
         self.spool: Spool | None = None
         self.keeper: Keeper | None = None
+        self.adopter: Adopter | None = None
+        self.receipts: Receipts | None = None
         if options.durability != "memory":
             self._add_spool()
         self._is_finishing = False
@@ -75,14 +79,15 @@ class Outbox:
             self.options,
             self.epoch,
             self.address,
-            first_held=buffer.first_held,
             wake=buffer.wake,
             lose=buffer.lose,
             publishers=buffer.lock if self.options.durability == "journal" else None,
         )
         self.spool = spool
         buffer.move_to(spool)
-        self.keeper = Keeper(self.options, buffer, spool, is_away=self._is_away, on_turn=self._listen)
+        self.adopter = Adopter(self.options, spool.folder, spool.stocks, buffer.wake)
+        self.receipts = Receipts(spool.stocks, self.options.name, first_held=buffer.first_held, wake=buffer.wake)
+        self.keeper = Keeper(self.options, buffer, spool, self.adopter, is_away=self._is_away, on_turn=self._listen)
 
     @property
     def may_wait(self) -> bool:
@@ -113,8 +118,8 @@ class Outbox:
     def sync(self, timeout_s: float) -> bool:
         """See `Buffer.sync`; files that nobody owns are adopted first."""
         deadline = time.monotonic() + timeout_s
-        if self.spool is not None:
-            self.spool.adopt()
+        if self.adopter is not None:
+            self.adopter.adopt()
             self._listen()
         if self._has_unconfirmed():
             self._supervise()
@@ -124,7 +129,7 @@ class Outbox:
         """Wait until the journals, adopted ones too, are empty; whether they are."""
         deadline = time.monotonic() + timeout_s
         with self.buffer.lock:
-            while self.spool is not None and self.spool.has_journal:
+            while self.spool is not None and self.spool.stocks.has_journal:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     return False
@@ -199,7 +204,7 @@ class Outbox:
         """One consistent look."""
         buffer, sender, spool = self.buffer, self.sender, self.spool
         with buffer.lock:
-            spooled = 0 if spool is None else spool.unsent
+            spooled = 0 if spool is None else spool.stocks.unsent
             oldest_at = self._oldest_at()
             age_s = 0.0 if math.isinf(oldest_at) else max(0.0, time.monotonic() - oldest_at)
             return Status(
@@ -211,8 +216,8 @@ class Outbox:
                 pending_writes=buffer.held.count + spooled,
                 pending_bytes=buffer.held.size,
                 spooled=spooled,
-                unreceipted=0 if spool is None else spool.unreceipted,
-                adopted=0 if spool is None else spool.adopted,
+                unreceipted=0 if spool is None else spool.stocks.unreceipted,
+                adopted=0 if self.adopter is None else self.adopter.adopted,
                 oldest_age_s=age_s,
                 is_late=age_s > self.options.late_after_s,
                 is_sending=sender.is_running,
@@ -233,11 +238,11 @@ class Outbox:
         return datetime.now(UTC) + timedelta(seconds=0.0 if math.isinf(due_in_s) else max(0.0, due_in_s))
 
     def _has_unconfirmed(self) -> bool:
-        return bool(self.buffer.held.count) or (self.spool is not None and self.spool.has_unsent)
+        return bool(self.buffer.held.count) or (self.spool is not None and self.spool.stocks.has_unsent)
 
     def _oldest_at(self) -> float:
         """When the oldest event that is not confirmed was accepted; infinity when there is none."""
-        return self.buffer.held.oldest_at if self.spool is None else min(self.buffer.held.oldest_at, self.spool.oldest_at)
+        return min(self.buffer.held.oldest_at, math.inf if self.spool is None else self.spool.stocks.oldest_at)
 
     def _is_away(self) -> bool:
         return self.breaker.is_tripped
@@ -249,7 +254,7 @@ class Outbox:
     def _listen(self) -> None:
         """For receipts, while there is a journal; of its own accord nobody starts that thread again."""
         if self.spool is not None and not self._is_finishing:
-            self.answers.watch(self.spool if self.spool.is_journal or self.spool.has_journal else None)
+            self.answers.watch(self.receipts if self.spool.is_journal or self.spool.stocks.has_journal else None)
 
     def _supervise(self) -> None:
         if not self.sender.is_running:
@@ -266,7 +271,7 @@ class Outbox:
         if now <= oldest_at + self.options.late_after_s or now < self._next_late_alarm:
             return
         self._next_late_alarm = self.buffer.held.late_at = now + self.options.late_after_s
-        events = self.buffer.held.count + (0 if self.spool is None else self.spool.unsent)
+        events = self.buffer.held.count + (0 if self.spool is None else self.spool.stocks.unsent)
         logger.error(
             "%s: %d events wait for the broker, the oldest for %.0f s (last error: %s)",
             self.options.name,

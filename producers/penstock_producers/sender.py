@@ -118,7 +118,7 @@ class Sender:
             self._fail(exc, urgency)
         finally:
             if self._buffer.spool is not None:
-                self._buffer.spool.sweep()
+                self._buffer.spool.stocks.sweep()
                 self._buffer.spool.tell()
         return True
 
@@ -127,7 +127,7 @@ class Sender:
         spool, options = self._buffer.spool, self._options
         limit = 1 if self.breaker.is_tripped else _ENVELOPES_PER_TURN
         envelopes = self._buffer.cut(limit, _BYTES_PER_TURN)[:limit]
-        if spool is None or not spool.has_unsent or (envelopes and limit == 1):
+        if spool is None or not spool.stocks.has_unsent or (envelopes and limit == 1):
             return envelopes
         limit = min(limit, _SPOOLED_PER_TURN)
         size = (_PROBE_EVENTS, _PROBE_BYTES) if limit == 1 else (options.batch_events, options.batch_bytes)

@@ -407,9 +407,9 @@ def test_an_own_file_that_breaks_is_set_aside_and_counted(spool_folder: Path, ca
         (seen,) = list_spools(spool_folder)
         spool = producer._outbox.spool
         assert spool is not None
-        assert spool._own is not None
-        assert spool._own.file is not None
-        spool._own.file._connection.execute("DROP TABLE events")
+        assert spool.stocks.own is not None
+        assert spool.stocks.own.file is not None
+        spool.stocks.own.file._connection.execute("DROP TABLE events")
         transport.is_away = False
         assert producer.sync(60)
         eventually(lambda: drops.told)  # by another thread, a moment later
@@ -430,7 +430,7 @@ def test_who_adopts_a_closed_producers_file_tells_its_drops_too() -> None:
         for number in range(200):
             producer.publish(Pair(tenant="a", number=number, text="x" * 1_000))
         while producer.status().pending_bytes:
-            producer._outbox.spool._own.file._connection.execute("PRAGMA max_page_count = 1000")
+            producer._outbox.spool.stocks.own.file._connection.execute("PRAGMA max_page_count = 1000")
             producer._outbox.spool.refused_until = 0
             time.sleep(0.01)
         return [producer.close(0), producer.status().dropped["buffer_full"]]

@@ -47,9 +47,9 @@ def test_an_event_is_on_disk_when_publish_returns_and_until_its_receipt(spool_fo
         assert (status.confirmed, status.pending_writes, status.is_synced, status.unreceipted) == (2_505, 0, True, 2_505)
         assert events_on_disk(spool_folder) == 2_505
         transport.outcome = "dead"
-        producer._outbox.spool.settled(producer.status().epoch, "stored", 0, 2_503)
+        producer._outbox.receipts.settled(producer.status().epoch, "stored", 0, 2_503)
         assert producer.status().unreceipted == 1
-        producer._outbox.spool.settled(producer.status().epoch, "dead", 2_504, 2_504)
+        producer._outbox.receipts.settled(producer.status().epoch, "dead", 2_504, 2_504)
         assert producer.await_receipts(0)
     assert files(spool_folder) == []
 
@@ -87,14 +87,14 @@ def test_what_the_broker_has_lost_is_sent_again() -> None:
         producer.publish_many(pairs(10))
         assert producer.flush(60)
         epoch = producer.status().epoch
-        assert producer._outbox.spool is not None
-        producer._outbox.spool.settled(epoch, "stored", 0, 3)
+        assert producer._outbox.receipts is not None
+        producer._outbox.receipts.settled(epoch, "stored", 0, 3)
         transport.envelopes.clear()
-        producer._outbox.spool.unknown(epoch, 0, 7)
+        producer._outbox.receipts.unknown(epoch, 0, 7)
         eventually(lambda: [event.seq for event in transport.events()] == [4, 5, 6, 7])
         assert producer.flush(60)
         assert producer.status().unreceipted == 6
-        producer._outbox.spool.settled(epoch, "stored", 0, 9)
+        producer._outbox.receipts.settled(epoch, "stored", 0, 9)
 
 
 def test_what_is_confirmed_and_not_answered_is_asked_about_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +106,12 @@ def test_what_is_confirmed_and_not_answered_is_asked_about_and_nothing_else(monk
         assert producer.flush(60)
         transport.is_away = True
         producer.publish_many(pairs(5))
-        spool, epoch = producer._outbox.spool, producer.status().epoch
-        assert spool is not None
+        receipts, epoch = producer._outbox.receipts, producer.status().epoch
+        assert receipts is not None
         time.sleep(0.001)  # the clock has gone on since the confirm
-        assert spool.overdue() == {epoch: [(0, 9)]}
-        spool.settled(epoch, "stored", 2, 4)
-        assert spool.overdue() == {epoch: [(0, 1), (5, 9)]}
+        assert receipts.overdue() == {epoch: [(0, 9)]}
+        receipts.settled(epoch, "stored", 2, 4)
+        assert receipts.overdue() == {epoch: [(0, 1), (5, 9)]}
 
 
 def test_a_killed_journal_is_adopted_whole_and_its_end_is_told(spool_folder: Path) -> None:
@@ -141,8 +141,8 @@ def test_what_a_killed_producer_knew_to_be_confirmed_is_asked_about_before_it_is
         assert producer.flush(60)
         transport.is_away = True
         producer.publish_many(pairs(10))
-        assert producer._outbox.spool is not None
-        producer._outbox.spool.overdue()  # as every second: notes how far it is
+        assert producer._outbox.receipts is not None
+        producer._outbox.receipts.overdue()  # as every second: notes how far it is
 
     killed(work)
 

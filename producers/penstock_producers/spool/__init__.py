@@ -1,8 +1,9 @@
 """
 The spool: events on the producer's disk, so that neither an outage nor the end of the process costs any.
 
-Read in this order: file (one SQLite file), folder (whose it is), stock (how far the events of one file are), spool (all
-files of a producer), keeper (the thread that moves events out of memory), journal (the buffer that writes first).
+Read in this order: file (one SQLite file), folder (whose it is), stock (how far the events of one file are), stocks (all files
+of a producer), spool (events come and go), adopter (files of killed processes), receipts (what the worker says of journaled
+events), keeper (the thread that moves events out of memory), journal (the buffer that writes first).
 
 The life of an event, by durability:
 

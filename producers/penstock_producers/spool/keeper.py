@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from penstock_producers.buffer import Buffer
 from penstock_producers.options import Options
+from penstock_producers.spool.adopter import Adopter
 from penstock_producers.spool.spool import Spool
 from penstock_producers.threads import start_thread
 
@@ -44,6 +45,7 @@ class Keeper:
         options: Options,
         buffer: Buffer,
         spool: Spool,
+        adopter: Adopter,
         *,
         is_away: Callable[[], bool],
         on_turn: Callable[[], None],
@@ -53,6 +55,7 @@ class Keeper:
         self._options = options
         self._buffer = buffer
         self._spool = spool
+        self._adopter = adopter
         self._is_away = is_away
         self._on_turn = on_turn
         self._now = now
@@ -113,8 +116,8 @@ class Keeper:
         try:
             if self._now() >= self._adopt_at:
                 self._adopt_at = self._now() + _ADOPT_EVERY_S * random.uniform(0.5, 1)  # noqa: S311  # jitter
-                self._spool.adopt()
-                self._spool.sweep()
+                self._adopter.adopt()
+                self._spool.stocks.sweep()
             self._wait()
             if not self._is_stopped and self._spill_at() <= self._now():
                 self.spill_all()
@@ -134,7 +137,7 @@ class Keeper:
                     return
                 self._is_idle = math.isinf(spill_at)
                 # While the sender waits for the broker, with whatever message, nobody tells what is published meanwhile.
-                is_waiting = self._spool.has_unsent or self._is_away() or self._buffer.held.in_flight
+                is_waiting = self._spool.stocks.has_unsent or self._is_away() or self._buffer.held.in_flight
                 self._wake.wait(min(left_s, _STALLED_S) if is_waiting else left_s)
                 self._is_idle = False
 

@@ -139,6 +139,11 @@ class Stock:
             self.unsent.remove(first, rows[0][0] - 1 if rows else min(last, first + limit_events - 1))
         return None
 
+    @property
+    def has_something(self) -> bool:
+        """Whether anything of it is to be sent."""
+        return bool(self.unsent) or self.closing_envelope() is not None
+
     def closing_envelope(self) -> Envelope | None:
         """That nothing more will come of this epoch, once its events are sent."""
         if not self.is_end_due or self.unsent or self.next_seq is None:
