@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,10 +185,13 @@ def test_orphans_are_the_files_that_nobody_has_locked(tmp_path: Path) -> None:
     assert owned is not None
     unfinished = tmp_path / f"{new_epoch()}.lock"
     unfinished.touch()
+    os.utime(unfinished, (0, 0))
+    in_the_making = tmp_path / f"{new_epoch()}.lock"
+    in_the_making.touch()
     (tmp_path / "README.spool").write_text("a person's")
     found = list(orphans(tmp_path))
     assert [UUID(path.stem) for path, _ in found] == sorted([epochs[0], epochs[2]])
-    assert not unfinished.exists()
+    assert (unfinished.exists(), in_the_making.exists()) == (False, True)
     for _, lock in found:
         lock.release(is_done=False)
     owned.release(is_done=False)

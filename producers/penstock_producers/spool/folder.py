@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,8 @@ logger = logging.getLogger("penstock.producer")
 SPOOL = ".spool"
 CORRUPT = ".corrupt"
 _LOCK = ".lock"
+#: Seconds that a lock without a spool file is left alone: its owner is about to make one, and must not find it locked by us.
+_MAKING_S = 60.0
 _PORTS = {"redis": 6379, "amqp": 5672}
 
 
@@ -142,7 +145,7 @@ def orphans(folder: Path) -> Iterator[tuple[Path, Lock]]:
         try:
             spool = path.with_suffix(SPOOL)
             UUID(spool.stem)
-            lock = Lock.take(spool)
+            lock = None if _is_being_made(spool) else Lock.take(spool)
         except (OSError, ValueError):
             continue
         if lock is None:
@@ -154,6 +157,10 @@ def orphans(folder: Path) -> Iterator[tuple[Path, Lock]]:
                 with suppress(OSError):
                     part.unlink(missing_ok=True)
             lock.release(is_done=True)
+
+
+def _is_being_made(spool: Path) -> bool:
+    return not spool.exists() and time.time() - spool.with_suffix(_LOCK).stat().st_mtime < _MAKING_S
 
 
 def _listed(folder: Path) -> set[Path]:
