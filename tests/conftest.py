@@ -12,12 +12,17 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 from kombu import pools
 
 from penstock_worker.errors import ConfigurationError
 from tests.servers.databases import PostgresServer, database_of
 from tests.servers.rabbitmq import RabbitServer, find_program
 from tests.servers.valkey import ValkeyServer
+
+# The same examples everywhere, however slow the machine is; tests that search for new ones say so themselves.
+settings.register_profile("penstock", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("penstock")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +35,7 @@ def spool_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"), is_synced=False)
     try:
         start_or_skip(server)
         yield server

@@ -41,19 +41,19 @@ def cases(draw, connections, *, has_culprits=False):
     return events, pick_delivery(pick, events, connections, cut_one_in=pick.one((2, 1, 1000)))
 
 
-@settings(max_examples=SEARCH or 250, derandomize=not SEARCH, deadline=None)
+@settings(max_examples=SEARCH or 250, derandomize=not SEARCH)
 @given(case=cases(connections=1))
 def test_one_connection_in_any_order_and_batches(lab, case):
     assert differences(lab, *case) == {}
 
 
-@settings(max_examples=SEARCH or 120, derandomize=not SEARCH, deadline=None)
+@settings(max_examples=SEARCH or 120, derandomize=not SEARCH)
 @given(case=cases(connections=2))
 def test_two_connections_at_once(lab, case):
     assert differences(lab, *case) == {}
 
 
-@settings(max_examples=SEARCH or 60, derandomize=not SEARCH, deadline=None)
+@settings(max_examples=SEARCH or 60, derandomize=not SEARCH)
 @given(case=cases(connections=1, has_culprits=True))
 def test_what_only_the_database_refuses_harms_no_neighbour(lab, case):
     assert differences(lab, *case) == {}

@@ -83,7 +83,7 @@ def cases(draw):
     return events, delivery, pick.integer(0, len(LACKING) - 1), pick.one((500, 1, 3))
 
 
-@settings(max_examples=SEARCH or 80, derandomize=not SEARCH, deadline=None)
+@settings(max_examples=SEARCH or 80, derandomize=not SEARCH)
 @given(case=cases())
 def test_replayed_equals_stored_at_first(lab, case):
     events, delivery, lab.chosen, lab.page_letters = case

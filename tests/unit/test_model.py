@@ -28,7 +28,7 @@ def test_model_is_under_sixty_lines_and_imports_nothing_of_penstock():
     assert [ast.unparse(node) for node in imports] == ["import json"]
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_order_and_duplicates_change_nothing(data):
     pick = Picker(lambda low, high: data.draw(st.integers(low, high)))
