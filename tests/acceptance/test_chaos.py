@@ -28,6 +28,8 @@ def test_nothing_is_lost_doubled_or_wrong(
     plan = make_plan(3, broker, kinds=_KINDS, each=1)
     outcome = run(plan, Shape(journal_writers=2, workers=1), tmp_path, lambda _: None, lent=lent)
     verdict = outcome.verdict
-    assert [*outcome.errors, *map(str, [*verdict.lost, *verdict.doubled, *verdict.wrong])] == []
+    found = [*outcome.errors, *map(str, [*verdict.lost, *verdict.doubled, *verdict.wrong]), *outcome.audited.findings]
+    assert found == []
+    assert " 0 missing, 0 unexplained" in outcome.audited.line
     assert last_line([outcome]) == f"{verdict.events} events, {len(_KINDS)} faults, 0 lost, 0 doubled, 0 wrong"
     assert verdict.events > 100

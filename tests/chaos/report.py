@@ -16,12 +16,13 @@ _HEAD = ("fault", "how often", "events", "lost", "doubled", "wrong", "recovery s
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """The findings, then the table, then the last line."""
+    """The findings, then the table, what events ended as by the checker and by the audit, then the last line."""
     lines: list[str] = []
     for outcome in outcomes:
         lines += _findings(outcome)
     lines += _table(outcomes)
     lines += [_endings(outcome) for outcome in outcomes]
+    lines += [f"{outcome.plan.broker}: penstock audit: {outcome.audited.line}" for outcome in outcomes]
     return "\n".join([*lines, last_line(outcomes)])
 
 
@@ -37,6 +38,7 @@ def _findings(outcome: Outcome) -> list[str]:
     verdict, plan = outcome.verdict, outcome.plan
     found = [(name, finding) for name in ("lost", "doubled", "wrong") for finding in getattr(verdict, name)]
     lines = [f"error: {error}" for error in outcome.errors]
+    lines += [f"penstock audit: {finding}" for finding in outcome.audited.findings[:_SHOWN]]
     lines += [f"{name}: {finding}" for name, finding in found[:_SHOWN]]
     if len(found) > _SHOWN:
         lines.append(f"... and {len(found) - _SHOWN} more")

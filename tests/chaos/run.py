@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 
 from tests.cases import TYPES
+from tests.chaos.audit import Audited, audit
 from tests.chaos.checker import Key, Verdict, check
 from tests.chaos.faults import PATIENCE_S, Missed, inject, until
 from tests.chaos.log import Published
@@ -59,12 +60,13 @@ class Outcome:
     hits: list[Hit] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
+    audited: Audited = field(default_factory=Audited)
     took_s: float = 0.0
 
     @property
     def is_good(self) -> bool:
-        """Every fault hit, everything came back, and nothing is lost, doubled or wrong."""
-        return self.verdict.is_good and not self.errors
+        """Every fault hit, everything came back, nothing is lost, doubled or wrong, and `penstock audit` says the same."""
+        return self.verdict.is_good and not self.errors and not self.audited.findings
 
 
 @dataclass(slots=True)
@@ -103,7 +105,9 @@ def run(
         say("the faults are over: writers close, what is left is sent")
         published = _settle(site, outcome, say, stall_s)
         with psycopg.connect(site.database_url) as connection:
-            outcome.verdict = check(TYPES, published, read_found(connection), site.wiped)
+            found = read_found(connection)
+        outcome.verdict = check(TYPES, published, found, site.wiped)
+        outcome.audited = audit(site.database_url, site.broker_url, published, found.outcomes, site.wiped)
         outcome.hits = [_hit(span, spans, published, outcome.verdict) for span in spans]
     outcome.took_s = time.monotonic() - began
     return outcome
