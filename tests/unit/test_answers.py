@@ -98,10 +98,10 @@ class Desk:
             except ProducerError as exc:
                 self.results[name] = exc
 
-        before = len(self.answers._wants)
+        before = len(self.answers._asking.wants)
         self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
-        eventually(lambda: len(self.answers._wants) > before or name in self.results)
+        eventually(lambda: len(self.answers._asking.wants) > before or name in self.results)
 
     def turn(self, *answers: Answer | bytes) -> None:
         self.mailbox.lines += [line if isinstance(line, bytes) else line.line().encode() for line in answers]
@@ -120,7 +120,7 @@ class Desk:
         self._threads[-1].start()
 
         def has_ended() -> bool:
-            if not self.answers._wants and self.answers._listener is None:
+            if not self.answers._asking.wants and self.answers._listener is None:
                 self.clock.now += 10
             return not self._threads[-1].is_alive()
 
@@ -152,7 +152,7 @@ def test_without_waiters_nothing_is_asked_for(desk):
     desk.publish(20)
     desk.clock.now += 1
     assert {envelope.reply_to for envelope in desk.send()} == {None}
-    assert not desk.answers._wants
+    assert not desk.answers._asking.wants
 
 
 def test_an_event_that_is_waited_for_does_not_linger_and_is_answered(desk):
@@ -282,7 +282,7 @@ def test_time_runs_out(desk):
     desk.clock.now += 5
     desk.answers.look()
     assert desk.result(0) == "timeout"
-    assert not desk.answers._wants
+    assert not desk.answers._asking.wants
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Receipts for the spool: what the worker says of journaled events, and what is to be asked about. See `answers.Listener`."""
+"""Receipts for the spool: what the worker says of journaled events, and what is to be asked about. See `listening.Listener`."""
 
 from __future__ import annotations
 
