@@ -217,6 +217,9 @@ def test_a_file_is_set_aside_with_its_log_and_told_once(path: Path, caplog: pyte
         ("redis://:secret@host/0", "redis://host"),
         ("rediss://user:pw@host:6379/", "redis://host:6379/0"),
         ("amqp://guest:guest@host//", "amqp://other@host"),
+        ("amqp://host/%2F", "amqp://host/"),
+        ("amqp://host/%2f", "amqp://host//"),
+        ("amqp://host/a%2Db", "amqp://host/a-b"),
     ],
 )
 def test_a_destination_is_broker_and_queue_and_no_password(url: str, same: str) -> None:
@@ -224,6 +227,10 @@ def test_a_destination_is_broker_and_queue_and_no_password(url: str, same: str) 
     assert "secret" not in address_of(url, "q")
     assert destination_of(address_of(url, "q")) != destination_of(address_of(url, "other"))
     assert destination_of(address_of(url, "q")) != destination_of(address_of("redis://elsewhere/0", "q"))
+
+
+def test_virtual_hosts_whose_names_differ_by_a_slash_are_two_destinations() -> None:
+    assert len({address_of(f"amqp://host{path}", "q") for path in ("/", "/shop", "//shop", "/shop/")}) == 4
 
 
 def test_numbers_are_taken_out_of_ranges() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from penstock_producers.spool import forks
@@ -61,8 +61,14 @@ def address_of(broker_url: str, queue: str) -> str:
     """Where events go, for people and to tell one destination from another: without user and password."""
     parts = urlsplit(broker_url)
     kind = parts.scheme.removesuffix("s") if parts.scheme in ("rediss", "amqps") else parts.scheme
-    path = parts.path.strip("/") or ("0" if kind == "redis" else "")
+    path = parts.path.strip("/") or "0" if kind == "redis" else _virtual_host_of(parts.path)
     return f"{kind}://{parts.hostname or 'localhost'}:{parts.port or _PORTS.get(kind, 0)}/{path} {queue}"
+
+
+def _virtual_host_of(path: str) -> str:
+    """As kombu reads it, so that the default one, "/", has one name here: amqp://h, amqp://h/, amqp://h// and amqp://h/%2F."""
+    name = unquote(path.removeprefix("/"))
+    return "" if name == "/" else name
 
 
 def destination_of(address: str) -> str:
