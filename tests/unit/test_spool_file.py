@@ -13,6 +13,7 @@ import pytest
 from penstock_producers.spool import folder
 from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock, address_of, destination_of, orphans
+from penstock_producers.spool.listing import list_spools
 from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import new_epoch
 from tests.producing import in_child
@@ -209,6 +210,16 @@ def test_a_file_is_set_aside_with_its_log_and_told_once(path: Path, caplog: pyte
     (told,) = caplog.messages
     assert f"{path}.corrupt" in told
     assert "it is torn" in told
+
+
+def test_two_files_of_one_epoch_are_both_kept_when_they_are_set_aside(path: Path) -> None:
+    for content in (b"first", b"second", b"third"):
+        path.write_bytes(content)
+        folder.set_aside(path, "it is torn")
+    asides = [seen for seen in list_spools(path.parent.parent, path.parent.name) if seen.state == "corrupt"]
+    assert sorted(seen.path.read_bytes() for seen in asides) == [b"first", b"second", b"third"]
+    assert {seen.epoch for seen in asides} == {path.stem}
+    assert list(orphans(path.parent)) == []
 
 
 @pytest.mark.parametrize(

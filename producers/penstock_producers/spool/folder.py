@@ -3,7 +3,7 @@ The spool folder: where files lie, whose they are, and which of them nobody owns
 
     <spool folder>/<destination>/<epoch>.spool    events (and SQLite's -wal and -shm beside it)
     <spool folder>/<destination>/<epoch>.lock     locked (flock) by the living process that owns the file
-    <spool folder>/<destination>/<epoch>.spool.corrupt   set aside, for a person
+    <spool folder>/<destination>/<epoch>.spool.corrupt   set aside, for a person; a second one is <epoch>.2.spool.corrupt
 
 The destination is a hash of broker and queue, so that services of several brokers may share a folder. The kernel gives a lock
 back when its process ends, however it ends: a file whose lock can be taken is an orphan.
@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -176,9 +177,16 @@ def _listed(folder: Path) -> set[Path]:
         return set()
 
 
+def _free_name(spool: Path) -> Path:
+    """The file that comes after one that was set aside has its name, and may break too: both are kept."""
+    names = chain([spool.stem], (f"{spool.stem}.{number}" for number in count(2)))
+    asides = (spool.with_name(name + SPOOL + CORRUPT) for name in names)
+    return next(aside for aside in asides if not aside.exists())
+
+
 def set_aside(spool: Path, reason: str) -> None:
     """Rename a file that cannot be read, so that it is not met again, and tell a person."""
-    aside = spool.with_name(spool.name + CORRUPT)
+    aside = _free_name(spool)
     with suppress(OSError):
         # Under names by which SQLite's own tools still find the log of it.
         for source, target in zip(files_of(spool), files_of(aside), strict=True):
