@@ -14,11 +14,12 @@ import pytest
 
 from penstock_producers import BufferFull, Producer, TransportError
 from penstock_producers.spool import spool as spool_module
-from penstock_producers.spool.file import SpoolFile
+from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.listing import list_spools
+from penstock_producers.spool.spool import Spool
 from penstock_producers.testing import MemoryTransport
 from penstock_schemas.wire import Envelope, new_epoch
-from tests.producing import Drops, ScriptedBroker, ScriptedTransport, eventually, in_child
+from tests.producing import Drops, ScriptedBroker, ScriptedTransport, eventually, in_child, options
 from tests.records import Pair
 from tests.spooling import away_producer, files, killed, memory_producer, pairs, spooled
 
@@ -26,6 +27,7 @@ from tests.spooling import away_producer, files, killed, memory_producer, pairs,
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 PAIR = Pair(tenant="a", number=1)
+FILE_IN_USE = ["lock", "spool", "spool-shm", "spool-wal"]
 
 
 def seqs(transport: MemoryTransport) -> list[int]:
@@ -41,6 +43,13 @@ def spill_and_die(count: int, **options: Any) -> None:
         eventually(spooled(producer, count))
 
     killed(work)
+
+
+def make_spool() -> tuple[Spool, list[Any]]:
+    """One without a producer, and the ranges that it gives up."""
+    lost: list[Any] = []
+    spool = Spool(options(durability="spill"), new_epoch(), "redis://unused", wake=lambda: None, lose=lost.append)
+    return spool, lost
 
 
 def test_without_trouble_there_is_no_file(spool_folder: Path) -> None:
@@ -421,6 +430,41 @@ def test_an_own_file_that_breaks_is_set_aside_and_counted(spool_folder: Path, ca
     carried = [(part.first, part.last, part.reason) for envelope in transport.envelopes for part in envelope.dropped]
     assert carried == [(0, 299, "spool_corrupt")]
     assert seqs(transport) == [300]
+
+
+def test_a_corruption_that_is_told_late_does_not_cost_the_healthy_file_that_came_after(spool_folder: Path) -> None:
+    spool, lost = make_spool()
+    assert spool.append([(0, b"{}")], 0.0)
+    assert spool.stocks.own is not None
+    assert spool.stocks.own.file is not None
+    spool.stocks.own.file._connection.execute("DROP TABLE events")
+    assert not spool.append([(1, b"{}")], 0.0)  # noted
+    assert spool.take(1, 10, 1_000, None) == []  # met by another thread, which sets it aside
+    spool.refused_until = 0
+    assert spool.append([(1, b"{}")], 0.0)
+    spool.tell()
+    (envelope,) = spool.take(1, 10, 1_000, None)
+    assert (lost, envelope.seq, files(spool_folder)) == ([[(0, 0)]], 1, [*FILE_IN_USE, "spool.corrupt"])
+    spool.close()
+
+
+def test_a_failed_read_is_told_as_such_and_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, _ = make_spool()
+    assert spool.append([(0, b"{}")], 0.0)
+
+    def refuse(*_: Any) -> Any:
+        raise SpoolRefused("disk I/O error")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(SpoolFile, "read", refuse)
+            for _ in range(3):
+                assert spool.take(1, 10, 1_000, None) == []
+                spool.tell()
+        assert len(spool.take(1, 10, 1_000, None)) == 1
+    assert [record.action for record in caplog.records] == ["spool_unread"] * 2  # type: ignore[attr-defined]
+    assert "cannot be read now, its events stay there and it is tried again every second: disk I/O error" in caplog.messages[0]
+    spool.close()
 
 
 def test_who_adopts_a_closed_producers_file_tells_its_drops_too() -> None:

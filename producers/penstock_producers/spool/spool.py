@@ -7,7 +7,6 @@ kept and told by `tell`, because a handler of logging may publish.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -23,12 +22,11 @@ from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_producers.spool.stock import Stock
 from penstock_producers.spool.stocks import Stocks
+from penstock_producers.spool.trouble import Trouble
 from penstock_schemas.answer import SeqRange
 from penstock_schemas.wire import DroppedRange, Envelope
 
 __all__ = ["Spool"]
-
-logger = logging.getLogger("penstock.producer")
 
 #: Seconds after which a disk that refused is asked again.
 _REFUSED_S = 1.0
@@ -75,9 +73,9 @@ class Spool:
         self._lose = lose
         self._now = now
         self._turn = 0
-        self._trouble: str | None = None
-        self._corruption: SpoolCorrupt | None = None
-        self._is_in_trouble = False
+        self._trouble = Trouble(options.name)
+        #: A file that could not be written, and why; to be set aside, unless somebody has done so meanwhile.
+        self._corruption: tuple[SpoolFile, SpoolCorrupt] | None = None
 
     @property
     def folder(self) -> Path:
@@ -123,7 +121,7 @@ class Spool:
         except (SpoolRefused, SpoolCorrupt) as exc:
             self._refuse(exc)
             return False
-        self._is_in_trouble = False
+        self._trouble.is_refusing = False
         self.stocks.look(stock)
         return True
 
@@ -149,7 +147,7 @@ class Spool:
         except (SpoolRefused, SpoolCorrupt) as exc:
             self._refuse(exc)
             return False
-        self._is_in_trouble = False
+        self._trouble.is_refusing = False
         return True
 
     def leave_unsent(self, seq: int) -> None:
@@ -205,26 +203,17 @@ class Spool:
 
     def _refuse(self, error: Exception) -> None:
         self.refused_until = self._now() + _REFUSED_S
-        if isinstance(error, SpoolCorrupt):
-            self._corruption = error
-        if not self._is_in_trouble:
-            self._is_in_trouble = True
-            self._trouble = str(error)
+        if isinstance(error, SpoolCorrupt) and self.stocks.own is not None and self.stocks.own.file is not None:
+            self._corruption = (self.stocks.own.file, error)
+        self._trouble.refuse(error)
 
     def tell(self) -> None:
         """Log trouble with the disk, once for each time it begins, and leave a corrupt file. Never called with a lock held."""
         corruption, self._corruption = self._corruption, None
-        if corruption is not None and self.stocks.own is not None:
-            self._set_aside(self.stocks.own, corruption)
-        trouble, self._trouble = self._trouble, None
-        if trouble is not None:
-            logger.warning(
-                "%s: the spool in %s takes nothing, events stay in memory and are dropped by policy when that is full: %s",
-                self._options.name,
-                self.folder,
-                trouble,
-                extra={"action": "spool_refused"},
-            )
+        own = self.stocks.own
+        if corruption is not None and own is not None:
+            self._set_aside(own, *corruption)
+        self._trouble.tell(self.folder)
 
     # --- going
 
@@ -266,33 +255,35 @@ class Spool:
     def _next_of(self, stock: Stock, start: int, limit_events: int, limit_bytes: int, reply_to: str | None) -> Envelope | None:
         # The lock is given back between envelopes, so that publish() in journal mode waits for one being read at most.
         with self._first, self._section.lock, self._section:
-            if stock.file is None:
+            file = stock.file
+            if file is None:
                 return None
             try:
                 envelope = stock.next_envelope(start, limit_events, limit_bytes, reply_to)
             except SpoolRefused as exc:
                 self._unreadable_until = self._now() + _REFUSED_S
-                self._trouble = str(exc)
+                self._trouble.fail_to_read(exc)
                 return None
             except SpoolCorrupt as exc:
                 corrupt = exc
             else:
+                self._trouble.is_unreadable = False
                 self.stocks.look(stock)
                 return envelope or (stock.closing_envelope() if start == 0 else None)
-        self._set_aside(stock, corrupt)
+        self._set_aside(stock, file, corrupt)
         return None
 
-    def _set_aside(self, stock: Stock, reason: Exception) -> None:
+    def _set_aside(self, stock: Stock, file: SpoolFile, reason: Exception) -> None:
         lost: list[SeqRange] = []
         with self._first, self._section.lock, self._section:
+            if stock.file is not file:
+                return  # somebody was faster, and there may be a healthy one in its place
+            stock.file = None
             if stock is self.stocks.own:
                 self.stocks.own = None
                 lost = list(stock.unsent)
             elif stock in self.stocks.adopted:
                 self.stocks.adopted.remove(stock)
-            file, stock.file = stock.file, None
-            if file is None:
-                return
             file.close()
             self.stocks.look_at_all()
         folder.set_aside(file.path, str(reason))
