@@ -85,7 +85,7 @@ class Outbox:
         )
         self.spool = spool
         buffer.move_to(spool)
-        self.adopter = Adopter(self.options, spool.folder, spool.stocks, buffer.wake)
+        self.adopter = Adopter(self.options, spool.folder, spool.stocks, self._meet_adopted)
         self.receipts = Receipts(spool.stocks, self.options.name, first_held=buffer.first_held, wake=buffer.wake)
         self.keeper = Keeper(self.options, buffer, spool, self.adopter, is_away=self._is_away, on_turn=self._listen)
 
@@ -118,12 +118,14 @@ class Outbox:
     def sync(self, timeout_s: float) -> bool:
         """See `Buffer.sync`; files that nobody owns are adopted first."""
         deadline = time.monotonic() + timeout_s
+        is_adopted = True
         if self.adopter is not None:
             self.adopter.adopt()
+            is_adopted = self.adopter.await_idle(timeout_s)
             self._listen()
         if self._has_unconfirmed():
             self._supervise()
-        return self.buffer.sync(max(0.0, deadline - time.monotonic()))
+        return self.buffer.sync(max(0.0, deadline - time.monotonic())) and is_adopted
 
     def await_receipts(self, timeout_s: float) -> bool:
         """Wait until the journals, adopted ones too, are empty; whether they are."""
@@ -217,7 +219,7 @@ class Outbox:
                 pending_bytes=buffer.held.size,
                 spooled=spooled,
                 unreceipted=0 if spool is None else spool.stocks.unreceipted,
-                adopted=0 if self.adopter is None else self.adopter.adopted,
+                adopted=0 if spool is None else spool.stocks.adopted_events,
                 oldest_age_s=age_s,
                 is_late=age_s > self.options.late_after_s,
                 is_sending=sender.is_running,
@@ -255,6 +257,10 @@ class Outbox:
         """For receipts, while there is a journal; of its own accord nobody starts that thread again."""
         if self.spool is not None and not self._is_finishing:
             self.answers.watch(self.receipts if self.spool.is_journal or self.spool.stocks.has_journal else None)
+
+    def _meet_adopted(self) -> None:
+        self._listen()
+        self.buffer.wake()
 
     def _supervise(self) -> None:
         if not self.sender.is_running:

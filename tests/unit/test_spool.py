@@ -17,6 +17,7 @@ from penstock_producers.spool import spool as spool_module
 from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.listing import list_spools
 from penstock_producers.spool.spool import Spool
+from penstock_producers.spool.stock import Stock
 from penstock_producers.testing import MemoryTransport
 from penstock_schemas.wire import Envelope, new_epoch
 from tests.producing import Drops, ScriptedBroker, ScriptedTransport, eventually, in_child, options
@@ -186,6 +187,34 @@ def test_two_that_start_at_once_adopt_a_file_once() -> None:
     assert (len(events), len(set(events))) == (600, 600)
     for producer in producers:
         producer.close()
+
+
+def test_adopting_a_large_file_holds_up_neither_spilling_nor_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill_and_die(5)
+    is_found, is_read = threading.Event(), threading.Event()
+    adopt = Stock.adopt
+
+    def read_slowly(*given: Any) -> Stock:
+        is_found.set()
+        assert is_read.wait(120)
+        return adopt(*given)
+
+    monkeypatch.setattr(Stock, "adopt", read_slowly)
+    transport = MemoryTransport()
+    transport.is_away = True
+    with memory_producer(transport) as producer:
+        try:
+            producer.publish_many(pairs(3))
+            assert is_found.wait(60)
+            eventually(lambda: producer.status().spooled == 3)
+            transport.is_away = False
+            assert not producer.sync(0.5)  # not without what is being adopted
+            assert producer.flush(60)
+            assert producer.status().adopted == 0
+        finally:
+            is_read.set()
+        assert producer.sync(60)
+        assert (producer.status().adopted, len(transport.events())) == (5, 8)
 
 
 def test_files_of_other_destinations_are_left_alone(spool_folder: Path) -> None:

@@ -1,8 +1,13 @@
-"""Adoption: the files that killed processes left are taken over, and sent as they would have sent them."""
+"""
+Adoption: the files that killed processes left are taken over, and sent as they would have sent them.
+
+In a thread of its own: to look through a large file takes seconds, in which the keeper must be free to move events to disk.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +19,7 @@ from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_producers.spool.stock import Stock
 from penstock_producers.spool.stocks import Stocks
+from penstock_producers.threads import start_thread
 
 __all__ = ["Adopter"]
 
@@ -24,7 +30,7 @@ class Adopter:
     """
     Args:
         place: The folder of this destination.
-        wake: Called, without a lock held, when there is something to send that was not before.
+        on_adopted: Called, without a lock held, after files were taken over.
         now: A monotonic clock, in seconds.
     """
 
@@ -33,16 +39,39 @@ class Adopter:
         options: Options,
         place: Path,
         stocks: Stocks,
-        wake: Callable[[], None],
+        on_adopted: Callable[[], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        #: Events taken over so far.
-        self.adopted = 0
         self._options = options
         self._place = place
         self._stocks = stocks
-        self._wake = wake
+        self._on_adopted = on_adopted
         self._now = now
+        #: No thread is at it.
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+
+    def start(self) -> None:
+        """Adopt in another thread, unless one is at it."""
+        if not self._is_idle.is_set() or not self._place.is_dir():
+            return
+        self._is_idle.clear()
+        try:
+            start_thread(self._run, f"penstock-{self._options.name}-adopter", self._is_idle.set)
+        except RuntimeError as exc:  # at the very end of a process
+            logger.debug("the adopter of %s cannot be started: %s", self._options.name, exc)
+
+    def _run(self) -> None:
+        try:
+            self.adopt()
+        except Exception:
+            logger.exception("the adopter of %s failed, it is tried again later", self._options.name)
+        finally:
+            self._is_idle.set()
+
+    def await_idle(self, timeout_s: float) -> bool:
+        """Wait until the other thread has ended; whether it has."""
+        return self._is_idle.wait(timeout_s)
 
     def adopt(self) -> int:
         """
@@ -59,7 +88,6 @@ class Adopter:
             if not self._stocks.adopt(stock):
                 break
             adopted += 1
-            self.adopted += count
             logger.info(
                 "%s adopted %d events that %s left in %s",
                 self._options.name,
@@ -70,7 +98,7 @@ class Adopter:
             )
         if adopted:
             self._stocks.sweep()
-            self._wake()
+            self._on_adopted()
         return adopted
 
     def _open(self, path: Path, lock: Lock) -> Stock | None:

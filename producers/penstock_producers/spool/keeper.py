@@ -1,7 +1,7 @@
 """
 The keeper: the thread that moves events to the spool when the broker takes nothing. The sender cannot: it hangs in the broker.
 
-It also adopts the files of dead processes. While nothing is held and nothing is to be adopted, it sleeps.
+It also has the files of dead processes adopted. While nothing is held and nothing is to be adopted, it sleeps.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Keeper:
         try:
             if self._now() >= self._adopt_at:
                 self._adopt_at = self._now() + _ADOPT_EVERY_S * random.uniform(0.5, 1)  # noqa: S311  # jitter
-                self._adopter.adopt()
+                self._adopter.start()
                 self._spool.stocks.sweep()
             self._wait()
             if not self._is_stopped and self._spill_at() <= self._now():

@@ -34,6 +34,8 @@ class Stocks:
         self.first = self.section.lock if publishers is None else publishers
         self.own: Stock | None = None
         self.adopted: list[Stock] = []
+        #: Events taken over so far from processes that have ended.
+        self.adopted_events = 0
         self.is_closed = False
         #: Whether there is anything to be sent from disk, and the age of it.
         self.has_unsent = False
@@ -100,6 +102,7 @@ class Stocks:
                 stock.close()
                 return False
             self.adopted.append(stock)
+            self.adopted_events += stock.rows.count
             self.look(stock)
             return True
 
