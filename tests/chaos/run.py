@@ -17,7 +17,7 @@ from tests.cases import TYPES
 from tests.chaos.audit import Audited, audit
 from tests.chaos.checker import Key, Verdict, check
 from tests.chaos.faults import PATIENCE_S, Missed, inject, until
-from tests.chaos.log import Published
+from tests.chaos.log import Published, read_log
 from tests.chaos.plan import Fault, Plan, Round
 from tests.chaos.site import Lent, Shape, Site, Writer, open_site
 from tests.chaos.state import read_found, read_outcomes
@@ -206,11 +206,15 @@ def _adopt(site: Site, outcome: Outcome, say: Say) -> None:
 
 def _wait_for_empty(site: Site, adopter: Writer) -> None:
     """Only the adopter's own file is left, and all that it sent was answered."""
-    until(
-        lambda: len(site.spooled(adopter.spool)) <= 1 and adopter.status().get("unreceipted") == 0,
-        STALL_S,
-        what=f"an empty {adopter.spool.name}",
-    )
+    until(lambda: _has_adopted(site, adopter), STALL_S, what=f"an empty {adopter.spool.name}")
+
+
+def _has_adopted(site: Site, adopter: Writer) -> bool:
+    # Before its event it has nothing to be answered either; that says nothing of what it is to adopt.
+    status = adopter.status()
+    own = {one.event["epoch"] for one in read_log(adopter.log, adopter.name, is_journaled=True)}
+    is_answered = bool(own) and status.get("accepted") == 1 and status.get("unreceipted") == 0
+    return is_answered and {path.stem for path in site.spooled(adopter.spool)} <= own
 
 
 def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:
