@@ -195,17 +195,21 @@ def _edit(chance: random.Random, body: bytes, change: Callable[[Any, Any], None]
         content = json.loads(body)
     except (ValueError, RecursionError):
         return body
-    places = [(holder, name) for holder, name in _places(content) if name != "epoch"]
+    places: list[tuple[Any, Any]] = []
+    _add_places(content, places)
     if not places:
         return body
     change(*chance.choice(places))
     return json.dumps(content).encode()
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    for name in [*value] if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-        yield value, name
-        yield from _places(value[name])
+def _add_places(value: Any, places: list[tuple[Any, Any]]) -> None:
+    """Each value by what holds it and its name there, but for the epoch; added to one list, as this is done very often."""
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if name != "epoch":
+            places.append((value, name))
+        if isinstance(inner, (dict, list)):
+            _add_places(inner, places)
 
 
 def _damage_headers(chance: random.Random, headers: dict[str, Any]) -> dict[str, Any]:
