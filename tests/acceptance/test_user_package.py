@@ -106,8 +106,8 @@ class Environment:
         (Path(site) / "third_party.pth").write_text(sysconfig.get_path("purelib"))
 
     def install(self, wheel: Path) -> None:
-        words = ["-m", "pip", "--python", str(self.bin / "python"), "install", "--quiet", "--no-deps", "--no-index"]
-        run([sys.executable, *words, "--force-reinstall", str(wheel)])
+        words = ["-m", "uv", "pip", "install", "--quiet", "--no-cache", "--no-config", "--offline", "--no-deps", "--no-index"]
+        run([sys.executable, *words, "--python", str(self.bin / "python"), "--reinstall", str(wheel)])
 
     def penstock(self, *words: str, migrations: Path | None = None) -> str:
         chosen = {"PENSTOCK_MIGRATIONS": f"shop={migrations}"} if migrations else {}
@@ -127,8 +127,8 @@ def run(words: list[str], **options: Any) -> str:
 
 
 def build(source: Path, into: Path) -> Path:
-    words = ["pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(into)]
-    run([sys.executable, "-m", *words, str(source)])
+    """By the backend itself; a front end's start takes longer than its work."""
+    run([sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(into)], cwd=source)
     (wheel,) = into.glob("*.whl")
     return wheel
 
