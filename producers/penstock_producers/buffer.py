@@ -59,6 +59,8 @@ class Buffer:
         self.spool: Spool | None = None
         #: Grows when waiting for the next attempt is over: closing began, or somebody wants it to be tried now.
         self.urgency = 0
+        #: Until then a failed attempt is repeated soon: the time that closing has.
+        self.urgent_until = -math.inf
         #: Seconds between acceptance and confirm of the oldest event confirmed last.
         self.latency_s: float | None = None
 
@@ -247,10 +249,16 @@ class Buffer:
             self._queries.append(Envelope(self._options.name, epoch, 0, reply_to=self.reply_to, query=joined))
             self.work.notify()
 
-    def begin_close(self) -> None:
-        """From now on nothing is accepted; the sender sends the rest, says that it was the last, and ends."""
+    def begin_close(self, timeout_s: float = 0.0) -> None:
+        """
+        From now on nothing is accepted; the sender sends the rest, says that it was the last, and ends.
+
+        Args:
+            timeout_s: How long failed attempts are repeated soon.
+        """
         with self.lock:
-            self.urgency += not self.is_closing
+            self.urgency += 1
+            self.urgent_until = max(self.urgent_until, self._now() + timeout_s)
             self.is_closing = True
             self.held.wake()
 
@@ -397,6 +405,10 @@ class Buffer:
             if spooled and not is_held and not math.isinf(oldest_at):
                 self.latency_s = now - oldest_at
             self.progress.notify_all()
+
+    @property
+    def is_urgent(self) -> bool:
+        return self._now() < self.urgent_until
 
     def wait_to_retry(self, delay_s: float, urgency: int) -> None:
         """Wait before the next attempt, unless it became urgent since the failed one began."""

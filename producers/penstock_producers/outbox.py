@@ -59,7 +59,7 @@ class Outbox:
             broker.transport,
             self.breaker,
             on_end=self._end,
-            on_failure=self._tell_late,
+            on_failure=self._after_failure,
             on_cut=self._watch,
         )
         self.answers = Answers(options, self.buffer, broker.mailbox, self._supervise)
@@ -70,6 +70,7 @@ class Outbox:
         if options.durability != "memory":
             self._add_spool()
         self._is_finishing = False
+        self._left_until = math.inf
         self._next_drop_warning = 0.0
         self._next_late_alarm = 0.0
 
@@ -139,10 +140,27 @@ class Outbox:
                 self.buffer.progress.wait(min(left_s, _LOOK_S))
         return True
 
-    def begin_close(self) -> None:
-        """See `Buffer.begin_close`."""
-        self.buffer.begin_close()
+    def begin_close(self, timeout_s: float | None = None) -> None:
+        """See `Buffer.begin_close`; None takes `exit_deadline_s`."""
+        self.buffer.begin_close(self.options.exit_deadline_s if timeout_s is None else timeout_s)
         self.answers.look()
+
+    def leave(self) -> None:
+        """Nobody holds the producer any more: close without anybody who waits for it."""
+        self._left_until = time.monotonic() + self.options.exit_deadline_s
+        self.begin_close()
+
+    def _end_if_left(self) -> None:
+        """
+        After its deadline a producer that was left does not try for ever: what is on disk is for the next one of the folder.
+
+        What no disk takes stays here, and is tried less and less often, until the process ends.
+        """
+        if time.monotonic() < self._left_until or self.keeper is None or self._is_finishing:
+            return
+        self.keeper.spill_all()
+        if self.buffer.held.count == 0 or self.options.durability == "journal":
+            self.finish_close(0)
 
     def finish_close(self, timeout_s: float) -> bool:
         """
@@ -269,6 +287,10 @@ class Outbox:
                 self._listen()  # first, so that the first message has an address already
             self.sender.start()
         self._tell_late()
+
+    def _after_failure(self) -> None:
+        self._tell_late()
+        self._end_if_left()
 
     def _tell_late(self) -> None:
         """The alarm is on the age of the oldest event: a thread may be alive and do nothing."""

@@ -225,7 +225,7 @@ class Producer:
             Whether everything was confirmed.
         """
         outbox = self._outbox
-        outbox.begin_close()
+        outbox.begin_close(timeout_s)
         return outbox.finish_close(outbox.options.exit_deadline_s if timeout_s is None else timeout_s)
 
     def __enter__(self) -> Self:
@@ -237,10 +237,10 @@ class Producer:
         self.close()
 
     def __del__(self) -> None:
-        # Nobody can publish any more: let the thread send the rest and end. Not there when __init__ refused its arguments.
+        # Nobody can publish any more: let the thread do what is left, and end. Not there when __init__ refused its arguments.
         outbox = getattr(self, "_outbox", None)
         if outbox is not None:
-            outbox.begin_close()
+            outbox.leave()
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise TypeError("a Producer cannot be pickled: create one in each process, or fork")

@@ -152,7 +152,7 @@ class Sender:
 
     def _fail(self, exc: Exception, urgency: int) -> None:
         self.last_error = str(exc) or type(exc).__name__
-        delay_s = self.breaker.fail(time.monotonic(), is_urgent=self._buffer.is_closing)
+        delay_s = self.breaker.fail(time.monotonic(), is_urgent=self._buffer.is_urgent)
         if self.breaker.failures == 1:
             logger.warning(
                 "%s: not delivered, the events stay and it is tried again: %s",

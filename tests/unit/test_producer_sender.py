@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from penstock_producers import Producer, TransportError
-from tests.producing import ScriptedBroker, ScriptedTransport, eventually, make_buffer, make_sender, numbers
+from tests.producing import Clock, ScriptedBroker, ScriptedTransport, eventually, make_buffer, make_sender, numbers
 from tests.records import Pair
 
 EVENT = b"x" * 100
@@ -138,3 +138,19 @@ def test_an_old_event_is_an_alarm_though_the_thread_is_alive(caplog: pytest.LogC
         assert producer.status().is_sending
     (alarm,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert alarm.getMessage().startswith("shop: 2 events wait for the broker, the oldest for ")
+
+
+def test_while_closing_has_time_it_is_tried_soon_and_then_ever_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    delays: list[float] = []
+    buffer = make_buffer(clock)
+    monkeypatch.setattr(buffer, "wait_to_retry", lambda delay_s, _urgency: delays.append(delay_s))
+    sender = make_sender(buffer, ScriptedTransport(*[TransportError("away")] * 6), retry_min_s=0.001, retry_max_s=60.0)
+    buffer.accept(EVENT)
+    buffer.begin_close(timeout_s=5.0)
+    for _ in range(3):
+        assert sender.run_once()
+    clock.now += 5.0
+    for _ in range(3):
+        assert sender.run_once()
+    assert delays == pytest.approx([0.001, 0.001, 0.001, 0.008, 0.016, 0.032])

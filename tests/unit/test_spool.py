@@ -159,6 +159,21 @@ def test_when_the_exit_deadline_passes_the_next_process_sends_and_tells_the_end(
     assert files(spool_folder) == []
 
 
+def test_a_producer_that_nobody_holds_any_more_ends_after_its_deadline_and_leaves_all_to_the_next(spool_folder: Path) -> None:
+    producer = away_producer(exit_deadline_s=0.1, retry_max_s=0.01)
+    producer.publish_many(pairs(200))
+    sender = producer._outbox.sender
+    del producer
+    gc.collect()
+    assert sender.is_done.wait(60)
+    eventually(lambda: [seen.state for seen in list_spools(spool_folder)] == ["orphan"])
+    transport = MemoryTransport()
+    with memory_producer(transport) as successor:
+        assert successor.sync(60)
+    assert seqs(transport) == list(range(200))
+    assert transport.envelopes[-1].is_closed
+
+
 def test_the_end_of_a_process_spools_what_its_producers_hold(spool_folder: Path) -> None:
     def work() -> str:
         from penstock_producers import processes
