@@ -15,6 +15,8 @@ from kombu.connection import Connection
 from penstock_producers import Producer
 from penstock_schemas.records.translation import TranslationSession
 from penstock_schemas.wire import QUEUE
+from penstock_worker.queue_look import look_at_queue
+from penstock_worker.settings import Settings
 from tests.acceptance.witness import until
 from tests.commands import penstock
 
@@ -83,6 +85,7 @@ class Auditor:
     def __init__(self, broker_url: str, database_url: str) -> None:
         self._settled = {"waiting_messages": 0, "held_messages": 0, "is_readable": broker_url.startswith("redis")}
         self._urls = {"PENSTOCK_BROKER_URL": broker_url, "PENSTOCK_DATABASE_URL": database_url}
+        self._settings = Settings(broker_url=broker_url)
 
     def look(self, *words: str) -> dict[str, Any]:
         done = penstock("audit", "--json", *words, **self._urls)
@@ -91,7 +94,12 @@ class Auditor:
 
     def when_settled(self, *words: str) -> dict[str, Any]:
         """When nothing waits and every worker has said that it holds nothing; a slow one may be late with it."""
+        until(self._is_settled)  # many looks here cost less than one command
         return until(lambda: (report := self.look(*words))["queue"] == self._settled and report)
+
+    def _is_settled(self) -> bool:
+        look = look_at_queue(self._settings)
+        return {name: getattr(look, name) for name in self._settled} == self._settled
 
     def read(self, *words: str) -> str:
         return " ".join(penstock("audit", *words, **self._urls).stdout.split())
