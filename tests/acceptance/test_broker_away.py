@@ -30,9 +30,9 @@ from tests.servers.valkey import ValkeyServer
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
-AWAY_S = float(os.environ.get("PENSTOCK_AWAY_S", "8"))
+AWAY_S = float(os.environ.get("PENSTOCK_AWAY_S", "4"))
 #: Publishing before the outage, to compare with.
-BEFORE_S = 3.0
+BEFORE_S = 2.0
 EVENTS_PER_S = 5_000
 #: `max_bytes` of a producer by default, and what a process may need beside it: the spool's cache, messages being sent, the
 #: figures that the program itself collects, and what Python's allocator does not give back.
