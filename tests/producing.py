@@ -11,14 +11,17 @@ from typing import Any
 from penstock_producers import TransportError
 from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
+from penstock_producers.errors import MessagesTooLarge
 from penstock_producers.options import Options
 from penstock_producers.sender import Sender
+from penstock_producers.testing import MemoryTransport
 from penstock_producers.transports import Mailbox, Transport
 from penstock_schemas.wire import Envelope, new_epoch
 
 __all__ = [
     "Clock",
     "Drops",
+    "NarrowTransport",
     "ScriptedBroker",
     "ScriptedTransport",
     "eventually",
@@ -104,6 +107,20 @@ class ScriptedTransport:
 
     def forget(self) -> None:
         pass
+
+
+class NarrowTransport(MemoryTransport):
+    """Its broker takes no message above some bytes of events, and confirms none of those sent together with one."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self._max_bytes = max_bytes
+
+    def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
+        too_large = [envelope for envelope in envelopes if sum(map(len, envelope.events)) > self._max_bytes]
+        if too_large:
+            raise MessagesTooLarge("told to be narrow", too_large)
+        super().send(envelopes, on_confirmed)
 
 
 class ScriptedBroker:

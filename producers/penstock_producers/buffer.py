@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, INTERRUPTED, SPOOL_CORRUPT, Drops
+from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, INTERRUPTED, SPOOL_CORRUPT, TOO_LARGE, Drops
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.held import Held
 from penstock_producers.moves import Moves
@@ -405,6 +405,35 @@ class Buffer:
             if spooled and not is_held and not math.isinf(oldest_at):
                 self.latency_s = now - oldest_at
             self.progress.notify_all()
+
+    def refuse(self, envelope: Envelope) -> None:
+        """
+        The broker takes no message of that size: its events are sent in smaller ones from now on.
+
+        One that was alone in it is dropped, for it would hold up for ever what is behind it.
+        """
+        size = sum(map(len, envelope.events))
+        with self.lock:
+            is_held = self.held.is_in_flight(envelope)
+            if is_held:
+                self.drops.put_back(envelope.dropped)
+            if len(envelope.events) > 1:
+                self.held.batch_bytes = min(self.held.batch_bytes, max(1, size // 2))
+                if is_held:
+                    self.held.put_back(envelope)
+                return
+            if is_held:
+                self.held.take_out(envelope)
+                self.held.release(1, size)
+                self.held.look_for_oldest()
+            if envelope.epoch == self.epoch:
+                self.drops.add(envelope.seq, TOO_LARGE)
+            else:
+                self.drops.totals[TOO_LARGE] += 1
+        if self.spool is not None:
+            self.spool.drop(envelope.epoch, envelope.seq, TOO_LARGE)
+        self.wake()
+        self._tell(1, TOO_LARGE)
 
     @property
     def is_urgent(self) -> bool:

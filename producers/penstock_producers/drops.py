@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import DroppedRange
 
-__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "INTERRUPTED", "SPOOL_CORRUPT", "SPOOL_FULL", "Drops"]
+__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "INTERRUPTED", "SPOOL_CORRUPT", "SPOOL_FULL", "TOO_LARGE", "Drops"]
 
 #: The buffer had no room, and the policy is to drop.
 BUFFER_FULL = "buffer_full"
@@ -18,6 +18,8 @@ CLOSE_DEADLINE = "close_deadline"
 INTERRUPTED = "interrupted"
 #: Durability "journal", and the disk did not take the event.
 SPOOL_FULL = "spool_full"
+#: The broker takes no message of its size: its administrator has set a lower limit than a record's.
+TOO_LARGE = "too_large"
 #: They were in this producer's own spool file, which can no longer be read and is set aside.
 SPOOL_CORRUPT = "spool_corrupt"
 

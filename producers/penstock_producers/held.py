@@ -58,6 +58,8 @@ class Held:
         self.progress = threading.Condition(self.lock)
         self.max_events = options.max_events
         self.max_bytes = options.max_bytes
+        #: Of one envelope: what the options say, or less when the broker does not take that.
+        self.batch_bytes = options.batch_bytes
 
         #: Events and bytes in all three places.
         self.count = 0
@@ -101,7 +103,7 @@ class Held:
 
     def is_batch_full(self) -> bool:
         """Whether what is pending fills an envelope."""
-        return len(self.pending) >= self._options.batch_events or self.pending_size >= self._options.batch_bytes
+        return len(self.pending) >= self._options.batch_events or self.pending_size >= self.batch_bytes
 
     # --- what is known
 
@@ -157,7 +159,7 @@ class Held:
         self._accepted_at[first] = pending[0][2]
         while pending and len(events) < self._options.batch_events:
             seq, event, _ = pending[0]
-            if events and (seq != first + len(events) or size + len(event) > self._options.batch_bytes):
+            if events and (seq != first + len(events) or size + len(event) > self.batch_bytes):
                 break
             pending.popleft()
             events.append(event)
@@ -174,6 +176,14 @@ class Held:
         """Of those in flight; when its first event was accepted. It counts until `release`."""
         self.in_flight = [other for other in self.in_flight if other is not envelope]
         return self._accepted_at.pop(envelope.seq, None) if envelope.events else None
+
+    def put_back(self, envelope: Envelope) -> None:
+        """What was in flight is pending again, as the oldest."""
+        accepted_at = self.accepted_at(envelope)
+        events = [(seq, event, accepted_at) for seq, event in enumerate(envelope.events, envelope.seq)]
+        self.pending.extendleft(reversed(events))
+        self.pending_size += sum(map(len, envelope.events))
+        self.take_out(envelope)
 
     def release(self, count: int, size: int) -> None:
         """These are held no longer."""

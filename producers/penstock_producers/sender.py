@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
-from penstock_producers.errors import TransportError
+from penstock_producers.errors import MessagesTooLarge, TransportError
 from penstock_producers.options import Options
 from penstock_producers.threads import start_thread
 from penstock_producers.transports import Transport
@@ -114,6 +114,8 @@ class Sender:
             self.breaker.begin()
             self._on_cut()
             self._deliver(envelopes)
+        except MessagesTooLarge as exc:
+            self._shrink(exc, urgency)
         except Exception as exc:  # noqa: BLE001  # also an error of ours must not end the thread silently
             self._fail(exc, urgency)
         finally:
@@ -130,7 +132,8 @@ class Sender:
         if spool is None or not spool.stocks.has_unsent or (envelopes and limit == 1):
             return envelopes
         limit = min(limit, _SPOOLED_PER_TURN)
-        size = (_PROBE_EVENTS, _PROBE_BYTES) if limit == 1 else (options.batch_events, options.batch_bytes)
+        batch_bytes = self._buffer.held.batch_bytes
+        size = (_PROBE_EVENTS, min(_PROBE_BYTES, batch_bytes)) if limit == 1 else (options.batch_events, batch_bytes)
         return envelopes + spool.take(limit, *size, self._buffer.reply_to)
 
     def _deliver(self, envelopes: list[Envelope]) -> None:
@@ -149,6 +152,22 @@ class Sender:
             logger.info("the broker of %s answers again after %d failures", self._options.name, self.breaker.failures)
         self.breaker.succeed()
         self.last_error = None
+
+    def _shrink(self, exc: MessagesTooLarge, urgency: int) -> None:
+        """Each time something is smaller or gone, so this ends; without events there is nothing to make smaller."""
+        refused = [envelope for envelope in exc.envelopes if envelope.events]
+        if not refused:
+            self._fail(exc, urgency)
+        for envelope in reversed(refused):  # what is put back goes before what was put back
+            logger.error(
+                "%s: the broker takes no message of %d bytes, %s: %s",
+                self._options.name,
+                sum(map(len, envelope.events)),
+                "smaller ones are sent" if len(envelope.events) > 1 else f"event {envelope.seq} of {envelope.epoch} is dropped",
+                exc,
+                extra={"action": "message_too_large"},
+            )
+            self._buffer.refuse(envelope)
 
     def _fail(self, exc: Exception, urgency: int) -> None:
         self.last_error = str(exc) or type(exc).__name__

@@ -105,6 +105,19 @@ def test_what_the_broker_refuses_is_sent_again(rabbitmq_url: str, rabbitmq_serve
     assert sorted(taken) == list(range(20))
 
 
+def test_a_message_above_the_brokers_limit_holds_up_nothing(rabbitmq_url: str, rabbitmq_server: RabbitServer) -> None:
+    control(rabbitmq_server, "eval", "application:set_env(rabbit, max_message_size, 3000).")
+    try:
+        with Producer(rabbitmq_url, **QUICK | {"linger_s": 0.2}) as producer:
+            producer.publish_many([*[PAIR] * 40, Pair(tenant="a", number=1, text="x" * 5_000), *[PAIR] * 40])
+            assert producer.flush(60)
+            assert producer.status().dropped == {"too_large": 1}
+    finally:
+        control(rabbitmq_server, "eval", "application:set_env(rabbit, max_message_size, 134217728).")
+    numbers = [body["seq"] + place for body in read(rabbitmq_url) for place in range(len(body["events"]))]
+    assert sorted(set(numbers)) == [*range(40), *range(41, 81)]
+
+
 def test_a_producer_that_may_only_write_can_write(rabbitmq_url: str, rabbitmq_server: RabbitServer) -> None:
     with Producer(rabbitmq_url, **QUICK) as owner:
         owner.publish(PAIR)

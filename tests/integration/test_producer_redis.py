@@ -61,6 +61,20 @@ def test_a_full_server_refuses_and_nothing_is_lost(valkey_url: str) -> None:
         assert client.llen(QUEUE) == 1
 
 
+def test_a_message_above_the_servers_limit_holds_up_nothing(valkey_url: str) -> None:
+    with redis.Redis.from_url(valkey_url) as client:
+        client.config_set("proto-max-bulk-len", "1mb")
+        try:
+            with Producer(valkey_url, **QUICK) as producer:
+                producer.publish_many([*[PAIR] * 5, Pair(tenant="a", number=1, text="x" * 1_500_000), *[PAIR] * 5])
+                assert producer.flush(60)
+                assert producer.status().dropped == {"too_large": 1}
+        finally:
+            client.config_set("proto-max-bulk-len", "512mb")
+        bodies = [json.loads(base64.b64decode(json.loads(message)["body"])) for message in client.lrange(QUEUE, 0, -1)]
+    assert sorted(body["seq"] + place for body in bodies for place in range(len(body["events"]))) == [*range(5), *range(6, 11)]
+
+
 def test_a_key_that_is_no_list_is_an_outage_with_a_reason(valkey_url: str) -> None:
     with redis.Redis.from_url(valkey_url) as client, Producer(valkey_url, **QUICK) as producer:
         client.set(QUEUE, "not a list")

@@ -19,8 +19,8 @@ from penstock_producers.spool.listing import list_spools
 from penstock_producers.spool.spool import Spool
 from penstock_producers.spool.stock import Stock
 from penstock_producers.testing import MemoryTransport
-from penstock_schemas.wire import Envelope, new_epoch
-from tests.producing import Drops, ScriptedBroker, ScriptedTransport, eventually, in_child, options
+from penstock_schemas.wire import DroppedRange, Envelope, new_epoch
+from tests.producing import Drops, NarrowTransport, ScriptedBroker, ScriptedTransport, eventually, in_child, options
 from tests.records import Pair
 from tests.spooling import away_producer, files, killed, memory_producer, pairs, spooled
 
@@ -230,6 +230,42 @@ def test_adopting_a_large_file_holds_up_neither_spilling_nor_sending(monkeypatch
             is_read.set()
         assert producer.sync(60)
         assert (producer.status().adopted, len(transport.events())) == (5, 8)
+
+
+LARGE = Pair(tenant="a", number=7, text="x" * 5_000)
+
+
+@pytest.mark.parametrize("durability", ["spill", "journal", "memory"])
+def test_an_event_that_the_broker_never_takes_is_dropped_and_holds_up_nothing(durability: Any) -> None:
+    drops = Drops()
+    transport = NarrowTransport(max_bytes=2_000)
+    with memory_producer(transport, durability=durability, on_drop=drops, linger_s=0.05) as producer:
+        receipts = producer.publish_many([*pairs(40), LARGE, *pairs(40)])
+        assert producer.flush(60)
+        assert receipts[40].wait(60) == "dropped"
+        assert (drops.told, producer.status().dropped) == ([(1, "too_large")], {"too_large": 1})
+        assert durability != "journal" or producer.await_receipts(60)
+    assert seqs(transport) == [*range(40), *range(41, 81)]
+    assert {part for envelope in transport.envelopes for part in envelope.dropped} == {DroppedRange(40, 40, "too_large")}
+
+
+def test_neither_does_one_that_was_adopted(spool_folder: Path) -> None:
+    def work() -> None:
+        producer = away_producer(retry_min_s=1_000, retry_max_s=1_000)
+        producer.publish_many([*pairs(40), LARGE, *pairs(40)])
+        eventually(spooled(producer, 81))
+
+    killed(work)
+    drops = Drops()
+    transport = NarrowTransport(max_bytes=2_000)
+    with memory_producer(transport, on_drop=drops) as producer:
+        assert producer.sync(60)
+        assert (drops.told, producer.status().dropped) == ([(1, "too_large")], {"too_large": 1})
+        eventually(lambda: files(spool_folder) == [])
+    assert seqs(transport) == [*range(40), *range(41, 81)]
+    (told,) = [envelope for envelope in transport.envelopes if envelope.dropped]
+    assert (told.epoch, told.seq, told.is_closed) == (transport.envelopes[0].epoch, 41, False)
+    assert told.dropped == [DroppedRange(40, 40, "too_large")]
 
 
 def test_files_of_other_destinations_are_left_alone(spool_folder: Path) -> None:

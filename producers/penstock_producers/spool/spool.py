@@ -297,13 +297,25 @@ class Spool:
             stock = self.stocks.find(envelope.epoch)
             if stock is None:
                 return 0
-            if envelope.is_closed:
-                stock.is_end_due = False
+            if not envelope.events:
+                stock.confirm_closing()
                 count = 0
             else:
                 count = stock.confirm(envelope.seq, envelope.seq + len(envelope.events) - 1)
             self.stocks.look(stock)
             return count if stock is self.stocks.own else 0
+
+    def drop(self, epoch: UUID, seq: int, reason: str) -> None:
+        """Give up an event. Of this outbox's own epoch the buffer tells the worker, of others their closing envelope."""
+        with self._first, self._section.lock, self._section:
+            stock = self.stocks.find(epoch)
+            if stock is None:
+                return
+            if stock is self.stocks.own:
+                stock.settle(seq, seq)
+            else:
+                stock.drop(seq, reason)
+            self.stocks.look(stock)
 
     def close(self, next_seq: int | None = None, dropped: Sequence[DroppedRange] = ()) -> None:
         """

@@ -56,6 +56,8 @@ class Stock:
         self.next_seq: int | None = 0 if is_journal else None
         #: Its end is still to be told: nobody else will, and nothing more will come.
         self.is_end_due = False
+        #: The same for what was dropped from it here.
+        self.is_drop_due = False
         self._dropped: Sequence[DroppedRange] = ()
         self._awaiting: deque[tuple[float, int, int]] = deque()
         #: (last number, when the oldest up to it was accepted), in order.
@@ -145,10 +147,15 @@ class Stock:
         return bool(self.unsent) or self.closing_envelope() is not None
 
     def closing_envelope(self) -> Envelope | None:
-        """That nothing more will come of this epoch, once its events are sent."""
-        if not self.is_end_due or self.unsent or self.next_seq is None:
+        """Once its events are sent: what of them was dropped, and that nothing more will come, if that is known."""
+        if self.unsent or not (self.is_end_due or self.is_drop_due):
             return None
-        return Envelope(self.producer, self.epoch, self.next_seq, (), self._dropped, is_closed=True)
+        next_seq = self._dropped[-1].last + 1 if self.next_seq is None else self.next_seq
+        return Envelope(self.producer, self.epoch, next_seq, (), self._dropped, is_closed=self.is_end_due)
+
+    def confirm_closing(self) -> None:
+        """The broker has that envelope."""
+        self.is_end_due = self.is_drop_due = False
 
     def confirm(self, first: int, last: int) -> int:
         """The broker has these, sent from memory or from here. How many were counted as to be sent from here."""
@@ -164,6 +171,12 @@ class Stock:
         for begin, end in self.rows.remove(first, last):
             self.unsent.remove(begin, end)
             self.done.add(begin, end)
+
+    def drop(self, seq: int, reason: str) -> None:
+        """Give up an event of an adopted file; its epoch is told by the closing envelope."""
+        self.settle(seq, seq)
+        self._dropped = [*self._dropped, DroppedRange(seq, seq, reason)]
+        self.is_drop_due = True
 
     def lose(self, first: int, last: int) -> bool:
         """The broker has lost these: they are to be sent again. Whether there are any."""

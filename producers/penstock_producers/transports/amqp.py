@@ -9,6 +9,7 @@ written to a blocked connection is delivered when the alarm ends, once for every
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,15 @@ from typing import Any
 import amqp
 from kombu.connection import Connection
 
-from penstock_producers.errors import TransportError
+from penstock_producers.errors import MessagesTooLarge, TransportError
 from penstock_schemas.topology import queues
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
 __all__ = ["AmqpTransport", "translated"]
+
+
+#: How RabbitMQ refuses a message for its size, from 3.8 and from 4.0 on. It closes the channel: what is behind is not taken.
+_TOO_LARGE = re.compile(r"message size \d+ (?:is )?larger than (?:configured )?max size (\d+)")
 
 
 class AmqpTransport:
@@ -52,6 +57,12 @@ class AmqpTransport:
             with translated():
                 self._deliver(envelopes)
         except _Blocked:
+            raise
+        except TransportError as exc:
+            self._drop()
+            if found := _TOO_LARGE.search(str(exc)):
+                too_large = [envelope for envelope in envelopes if len(envelope.body()) > int(found[1])]
+                raise MessagesTooLarge(str(exc), too_large) from exc
             raise
         except BaseException:
             self._drop()

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import uuid4
 
 import redis
 
-from penstock_producers.errors import TransportError
+from penstock_producers.errors import MessagesTooLarge, TransportError
 from penstock_producers.transports.redis_url import redis_arguments
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
@@ -26,6 +27,7 @@ __all__ = ["RedisTransport", "kombu_message", "translated"]
 
 #: Seconds of silence after which a connection is asked whether it lives before it is used.
 _HEALTH_CHECK_INTERVAL_S = 10
+_MAX_STRING = "proto-max-bulk-len"
 _NO_CLUSTER = "Redis Cluster is not supported, use a single Redis or Valkey (with replicas) or RabbitMQ"
 
 
@@ -36,12 +38,16 @@ class RedisTransport:
         self._queue = queue
         self._arguments = redis_arguments(broker_url, socket_timeout_s=timeout_s, connect_timeout_s=timeout_s)
         self._client: redis.Redis | None = None
+        #: What the server takes; read anew with each new client.
+        self._max_bytes = math.inf
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
         with translated():
             if self._client is None:
                 self._client = self._connect()
-            self._client.lpush(self._queue, *(kombu_message(envelope, self._queue) for envelope in envelopes))
+            messages = [kombu_message(envelope, self._queue) for envelope in envelopes]
+            self._check_sizes(envelopes, messages)
+            self._client.lpush(self._queue, *messages)
         for envelope in envelopes:
             on_confirmed(envelope)
 
@@ -56,6 +62,13 @@ class RedisTransport:
             # It sees the new process id, and closes its own copy of the socket without shutting the connection down.
             client.connection.disconnect()  # type: ignore[no-untyped-call]
 
+    def _check_sizes(self, envelopes: Sequence[Envelope], messages: Sequence[bytes]) -> None:
+        """Before anything is written: the server hangs up on what is too large, which looks like an outage."""
+        pairs = zip(envelopes, messages, strict=True)
+        too_large = [envelope for envelope, message in pairs if len(message) > self._max_bytes]
+        if too_large:
+            raise MessagesTooLarge(f"Redis takes no string above proto-max-bulk-len, {self._max_bytes:.0f} bytes", too_large)
+
     def _connect(self) -> redis.Redis:
         client = redis.Redis(**self._arguments, health_check_interval=_HEALTH_CHECK_INTERVAL_S, single_connection_client=True)
         try:
@@ -65,7 +78,15 @@ class RedisTransport:
         if is_cluster:
             client.close()
             raise TransportError(_NO_CLUSTER)
+        self._max_bytes = _longest_string_of(client)
         return client
+
+
+def _longest_string_of(client: redis.Redis) -> float:
+    try:
+        return int(client.config_get(_MAX_STRING)[_MAX_STRING] or "")
+    except (redis.ResponseError, KeyError, ValueError):
+        return math.inf  # this user may not ask; the default is far above a message
 
 
 def kombu_message(envelope: Envelope, queue: str) -> bytes:
