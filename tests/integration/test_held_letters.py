@@ -317,7 +317,15 @@ def test_while_one_run_lasts_another_does_nothing(office: Office) -> None:
     with office.open_writer().database.connection() as other:
         other.execute("SELECT pg_advisory_lock(%s)", [0x70656E68656C])
         assert run(office) == {"skipped": "another run is under way"}
+        other.execute("SELECT pg_advisory_unlock_all()")
     assert run(office)["stored"] == 1
+
+
+def test_a_run_that_is_over_keeps_nobody_from_the_next(office: Office) -> None:
+    """The lock is gone when it returns, not when the server has noticed the connection's end."""
+    task = HeldTask(office.settings, load_registry())
+    for _ in range(50):
+        assert task.run() == {"letters": 0, "remaining": 0}
 
 
 def test_a_database_that_is_away_ends_the_run_in_order() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +16,7 @@ from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest.write import Writer
 from penstock_worker.letters.held import HeldReplay
 from penstock_worker.settings import Settings
-from penstock_worker.store.connection import connect_with
+from penstock_worker.store.connection import Connection, connect_with
 
 __all__ = ["HeldTask"]
 
@@ -43,8 +45,8 @@ class HeldTask:
             Letters, and events by outcome; or why nothing could be done.
         """
         try:
-            with connect_with(self.settings)() as connection:
-                if connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
+            with connect_with(self.settings)() as connection, _alone(connection) as is_alone:
+                if not is_alone:
                     return {"skipped": "another run is under way"}
                 done = HeldReplay(connection, self._writer, self.settings).run()
         except (DatabaseAway, psycopg.OperationalError) as exc:
@@ -55,3 +57,17 @@ class HeldTask:
         if done["letters"]:
             logger.info("held letters replayed: %s", done, extra={"action": "held_replayed", **done})
         return done
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[bool]:
+    """Whether no other run is under way; none begins until this ends."""
+    if connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # The server would do it at the connection's end, a moment after it: the next run may be sooner.
+        with suppress(psycopg.Error):
+            connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
