@@ -44,7 +44,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     for line in words_of_code(page):
         if re.fullmatch(r"penstock [a-z-]+( \| [a-z-]+)+", line):  # a list of commands
             yield from ([name] for name in line.removeprefix("penstock ").split(" | "))
-        elif match := re.match(r"(?:\$ )?penstock ([a-z][^#|>]*)", line):
+        elif match := re.match(r"(?:\$ )?penstock ([a-z][^#|>;]*)", line):
             yield match[1].split()
 
 
