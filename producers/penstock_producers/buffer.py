@@ -414,6 +414,8 @@ class Buffer:
         """
         size = sum(map(len, envelope.events))
         with self.lock:
+            if self.held.is_abandoned:
+                return  # counted as dropped, or on disk for the next producer
             is_held = self.held.is_in_flight(envelope)
             if is_held:
                 self.drops.put_back(envelope.dropped)

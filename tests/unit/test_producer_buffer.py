@@ -272,6 +272,28 @@ def test_what_is_abandoned_is_counted_and_a_late_confirm_changes_nothing() -> No
     assert (drops.told, buffer.held.count, buffer.held.size, buffer.confirmed) == ([(3, "close_deadline")], 0, 0, 0)
 
 
+def test_what_is_abandoned_and_refused_is_counted_once() -> None:
+    drops = Drops()
+    buffer = make_buffer(tell=drops)
+    buffer.accept(EVENT)
+    buffer.flush(0)
+    (envelope,) = buffer.cut(32, 10_000)
+    assert buffer.abandon() == 1
+    buffer.refuse(envelope)
+    assert (drops.told, buffer.drops.totals) == ([(1, "close_deadline")], {"close_deadline": 1})
+
+
+def test_what_is_refused_comes_in_smaller_envelopes_in_order() -> None:
+    buffer = make_buffer()
+    buffer.accept_many([EVENT] * 4)
+    buffer.flush(0)
+    (envelope,) = buffer.cut(32, 10_000)
+    buffer.accept_many([EVENT] * 2)
+    buffer.refuse(envelope)
+    assert (buffer.held.count, buffer.held.size, buffer.first_held()) == (6, 600, 0)
+    assert [numbers(smaller) for smaller in buffer.cut(32, 10_000)] == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_the_age_is_that_of_the_oldest_event_held() -> None:
     clock = Clock()
     buffer = make_buffer(clock, batch_events=1, late_after_s=60)
