@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -20,9 +19,9 @@ from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.held import Held
 from penstock_producers.moves import Moves
 from penstock_producers.options import Options
+from penstock_producers.questions import Queries
 from penstock_producers.spool.section import is_owned
-from penstock_schemas.answer import MAX_QUERY_RANGES, SeqRange
-from penstock_schemas.ranges import Ranges
+from penstock_schemas.answer import SeqRange
 from penstock_schemas.wire import DroppedRange, Envelope
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Buffer:
         self._tell = tell
         self._now = now
         self._moves: Moves | None = None
-        self._queries: deque[Envelope] = deque()
+        self._queries = Queries(options.name)
         self._flush_before = 0
         self._announced_seq = 0
         self._idle_since = now()
@@ -233,20 +232,9 @@ class Buffer:
             return self.drops.seqs.covers(first, last)
 
     def ask(self, epoch: UUID, ranges: Sequence[SeqRange]) -> None:
-        """
-        Ask, ahead of all that waits, what became of numbers of an epoch; the answer goes to `reply_to`.
-
-        While the broker is away questions do not pile up: those about one epoch become one. None of them is left out, for a
-        journal and somebody who waits for a receipt may ask at the same time.
-        """
+        """Ask, ahead of all that waits, what became of numbers of an epoch; the answer goes to `reply_to`."""
         with self.lock:
-            asked = Ranges(ranges)
-            for query in self._queries:
-                for part in query.query if query.epoch == epoch else ():
-                    asked.add(*part)
-            joined = tuple(asked)[:MAX_QUERY_RANGES]
-            self._queries = deque(query for query in self._queries if query.epoch != epoch)
-            self._queries.append(Envelope(self._options.name, epoch, 0, reply_to=self.reply_to, query=joined))
+            self._queries.add(epoch, ranges, self.reply_to)
             self.work.notify()
 
     def begin_close(self, timeout_s: float = 0.0) -> None:
@@ -366,7 +354,7 @@ class Buffer:
 
     def _cut_first(self) -> int:
         if self._queries:
-            self.held.in_flight.append(self._queries.popleft())
+            self.held.in_flight.append(self._queries.pop())
             return 0
         dropped = self.drops.take(_RANGES_PER_ENVELOPE) if self.drops else ()
         if self.held.pending:

@@ -1,17 +1,47 @@
-"""Queries under way: one at a time and epoch, asked again later and later, so that a backlog is not multiplied by them."""
+"""Queries: one at a time and epoch, asked again later and later, so that a backlog is not multiplied by them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
-from penstock_schemas.answer import SeqRange
+from penstock_schemas.answer import MAX_QUERY_RANGES, SeqRange
 from penstock_schemas.ranges import Ranges
+from penstock_schemas.wire import Envelope
 
-__all__ = ["Doubt", "Question"]
+__all__ = ["Doubt", "Queries", "Question"]
 
 #: Seconds that a query may take before it is asked again; they double, up to the second.
 _PATIENCE_S = (2.0, 60.0)
+
+
+class Queries:
+    """
+    Those that wait for the sender. The buffer's lock guards them.
+
+    While the broker is away they do not pile up: those about one epoch become one. None of them is left out, for a journal and
+    somebody who waits for a receipt may ask at the same time.
+    """
+
+    def __init__(self, producer: str) -> None:
+        self._producer = producer
+        self._waiting: dict[UUID, Envelope] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, epoch: UUID, ranges: Iterable[SeqRange], reply_to: str | None) -> None:
+        asked = Ranges(ranges)
+        former = self._waiting.pop(epoch, None)
+        for part in former.query if former is not None else ():
+            asked.add(*part)
+        joined = tuple(asked)[:MAX_QUERY_RANGES]
+        self._waiting[epoch] = Envelope(self._producer, epoch, 0, reply_to=reply_to, query=joined)
+
+    def pop(self) -> Envelope:
+        """The one that waits longest."""
+        return self._waiting.pop(next(iter(self._waiting)))
 
 
 class Question:
