@@ -21,13 +21,23 @@ __all__ = ["Witness", "until"]
 
 T = TypeVar("T")
 
+#: Seconds between two looks of `until`.
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.2
+
 
 def until(look: Callable[[], T], within_s: float = 120) -> T:
-    """Look again and again until there is something to see."""
+    """
+    Look again and again until there is something to see.
+
+    What takes longer is looked at less often: a look is work for the processor, for which those that are looked at wait.
+    """
     deadline = time.monotonic() + within_s
+    looked_at = time.monotonic()
     while not (seen := look()):
-        assert time.monotonic() < deadline, f"nothing to see within {within_s:.0f} s"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < deadline, f"nothing to see within {within_s:.0f} s"
+        time.sleep(min(max(4 * (now - looked_at), SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
+        looked_at = time.monotonic()
     return seen
 
 
