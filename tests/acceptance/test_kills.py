@@ -234,7 +234,7 @@ def test_a_broker_that_froze_is_consumed_again(
     broker_server.pause()
     try:
         failpoints.release("before_commit")
-        until(lambda: backlog.count_rows() == BATCH)
+        until(lambda: backlog.count_rows() >= BATCH)  # acks to RabbitMQ wait for no answer, so there may be more
         if isinstance(broker_server, ValkeyServer):
             until(lambda: "acknowledged later" in struck.logs())
     finally:
