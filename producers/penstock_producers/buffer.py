@@ -407,8 +407,11 @@ class Buffer:
             is_held = self.held.is_in_flight(envelope)
             if is_held:
                 self.drops.put_back(envelope.dropped)
-            if len(envelope.events) > 1:
+            is_alone = len(envelope.events) == 1
+            if not is_alone:
                 self.held.batch_bytes = min(self.held.batch_bytes, max(1, size // 2))
+            # What is being copied to disk cannot be dropped from there yet: it is tried once more.
+            if not is_alone or self.held.copy_of(envelope) is not None:
                 if is_held:
                     self.held.put_back(envelope)
                 return

@@ -39,6 +39,7 @@ class Move:
     #: Number, event, and when it was accepted.
     events: list[tuple[int, bytes, float]] = field(default_factory=list)
     size: int = 0
+    #: What it is a copy of; None when the events are in no envelope, or no longer.
     envelope: Envelope | None = None
     #: How many were given up in it: the producer was closed meanwhile, and the disk refused.
     lost: int = 0
@@ -172,13 +173,26 @@ class Held:
     def is_in_flight(self, envelope: Envelope) -> bool:
         return any(envelope is other for other in self.in_flight)
 
+    def copy_of(self, envelope: Envelope) -> Move | None:
+        """The move that copies it to disk at this moment."""
+        return next((move for move in self.moving if move.envelope is envelope), None)
+
     def take_out(self, envelope: Envelope) -> float | None:
         """Of those in flight; when its first event was accepted. It counts until `release`."""
         self.in_flight = [other for other in self.in_flight if other is not envelope]
         return self._accepted_at.pop(envelope.seq, None) if envelope.events else None
 
     def put_back(self, envelope: Envelope) -> None:
-        """What was in flight is pending again, as the oldest."""
+        """
+        What was in flight is pending again, as the oldest.
+
+        But when it is being copied to disk it is that move's from now on: pending as well, it could be cut, confirmed and moved
+        anew before the move ends, which then could not tell whether the disk's copy is needed.
+        """
+        if (move := self.copy_of(envelope)) is not None:
+            move.envelope = None
+            self.take_out(envelope)
+            return
         accepted_at = self.accepted_at(envelope)
         events = [(seq, event, accepted_at) for seq, event in enumerate(envelope.events, envelope.seq)]
         self.pending.extendleft(reversed(events))

@@ -3,7 +3,8 @@ Events on their way from memory to the spool: pending ones first, then copies of
 
 The keeper moves them when the broker takes nothing, and a publisher who finds memory full moves some himself: as many as make
 room for the next thousand. Nobody holds the buffer's lock while they are written, so that publish() waits for no disk while
-memory has room. A copy of what is in flight is the spool's from then on: its late confirm takes it out there.
+memory has room. A copy of what is in flight is the spool's from then on: its late confirm takes it out there. What the broker
+refuses while it is copied is the move's, see `Held.put_back`: what is not in flight any more when its move ends was confirmed.
 """
 
 from __future__ import annotations

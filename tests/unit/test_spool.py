@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from penstock_producers import BufferFull, Producer, TransportError
+from penstock_producers.buffer import Buffer
 from penstock_producers.spool import spool as spool_module
 from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.listing import list_spools
@@ -20,7 +21,17 @@ from penstock_producers.spool.spool import Spool
 from penstock_producers.spool.stock import Stock
 from penstock_producers.testing import MemoryTransport
 from penstock_schemas.wire import DroppedRange, Envelope, new_epoch
-from tests.producing import Drops, NarrowTransport, ScriptedBroker, ScriptedTransport, eventually, in_child, options
+from tests.producing import (
+    Drops,
+    NarrowTransport,
+    ScriptedBroker,
+    ScriptedTransport,
+    eventually,
+    in_child,
+    make_buffer,
+    numbers,
+    options,
+)
 from tests.records import Pair
 from tests.spooling import away_producer, files, killed, memory_producer, pairs, spooled
 
@@ -230,6 +241,78 @@ def test_adopting_a_large_file_holds_up_neither_spilling_nor_sending(monkeypatch
             is_read.set()
         assert producer.sync(60)
         assert (producer.status().adopted, len(transport.events())) == (5, 8)
+
+
+def refused_while_moving(count: int, monkeypatch: pytest.MonkeyPatch, *, is_full: bool = False) -> tuple[Buffer, Spool]:
+    """A buffer of `count` events in one envelope; the broker refuses it for its size while the keeper copies it to disk."""
+    buffer = make_buffer(durability="spill")
+    spool = Spool(options(durability="spill"), buffer.epoch, "redis://unused", wake=buffer.wake, lose=buffer.lose)
+    buffer.move_to(spool)
+    buffer.accept_many([b"x" * 100] * count)
+    buffer.flush(0)
+    (envelope,) = buffer.cut(32, 10_000)
+    append = SpoolFile.append
+
+    def append_slowly(file: SpoolFile, rows: Any) -> None:
+        if buffer.held.is_in_flight(envelope):
+            buffer.refuse(envelope)
+            if is_full:
+                raise SpoolRefused("full")
+        append(file, rows)
+
+    monkeypatch.setattr(SpoolFile, "append", append_slowly)
+    assert buffer.move_to_spool() == (not is_full)
+    return buffer, spool
+
+
+def test_what_is_refused_for_its_size_while_it_is_moved_is_sent_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, spool = refused_while_moving(4, monkeypatch)
+    assert not buffer.move_to_spool()
+    spool.stocks.sweep()
+    assert (buffer.held.count, buffer.held.size, buffer.confirmed, buffer.held.batch_bytes) == (0, 0, 0, 200)
+    assert [numbers(envelope) for envelope in spool.take(4, 10, buffer.held.batch_bytes, None)] == [[0, 1], [2, 3]]
+    assert not buffer.drops.totals
+    spool.close()
+
+
+def test_when_the_disk_refuses_it_then_it_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, spool = refused_while_moving(4, monkeypatch, is_full=True)
+    assert (buffer.held.count, buffer.held.size, spool.stocks.unsent) == (4, 400, 0)
+    assert [numbers(envelope) for envelope in buffer.cut(32, 10_000)] == [[0, 1], [2, 3]]
+    spool.close()
+
+
+def test_an_event_that_is_too_large_alone_is_dropped_once_though_it_was_being_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, spool = refused_while_moving(1, monkeypatch)
+    (envelope,) = spool.take(4, 10, 1_000, None)
+    buffer.refuse(envelope)
+    spool.stocks.sweep()
+    assert (buffer.drops.totals, spool.take(4, 10, 1_000, None), buffer.held.count) == ({"too_large": 1}, [], 0)
+    spool.close()
+
+
+def test_what_comes_to_disk_again_is_not_deleted_with_what_was_done_before() -> None:
+    spool, lost = make_spool()
+    assert spool.append([(0, b"{}"), (1, b"{}")], 0.0)
+    (envelope,) = spool.take(1, 10, 1_000, None)
+    spool.confirm(envelope)
+    assert spool.append([(1, b"{}")], 0.0)
+    spool.stocks.sweep()
+    assert [numbers(again) for again in spool.take(2, 10, 1_000, None)] == [[1]]
+    assert lost == []
+    spool.close()
+
+
+def test_rows_that_are_gone_count_as_dropped() -> None:
+    spool, lost = make_spool()
+    assert spool.append([(seq, b"{}") for seq in range(6)], 0.0)
+    assert spool.stocks.own is not None
+    assert spool.stocks.own.file is not None
+    spool.stocks.own.file.delete([(0, 2), (5, 5)])
+    assert spool.take(4, 10, 1_000, None) == []
+    assert [numbers(envelope) for envelope in spool.take(4, 10, 1_000, None)] == [[3, 4]]
+    assert (lost, spool.stocks.unsent, list(spool.stocks.own.rows)) == ([[(0, 2)], [(5, 5)]], 2, [(3, 4)])
+    spool.close()
 
 
 LARGE = Pair(tenant="a", number=7, text="x" * 5_000)

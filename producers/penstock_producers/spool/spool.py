@@ -254,6 +254,7 @@ class Spool:
 
     def _next_of(self, stock: Stock, start: int, limit_events: int, limit_bytes: int, reply_to: str | None) -> Envelope | None:
         # The lock is given back between envelopes, so that publish() in journal mode waits for one being read at most.
+        corrupt: SpoolCorrupt | None = None
         with self._first, self._section.lock, self._section:
             file = stock.file
             if file is None:
@@ -269,9 +270,14 @@ class Spool:
             else:
                 self._trouble.is_unreadable = False
                 self.stocks.look(stock)
-                return envelope or (stock.closing_envelope() if start == 0 else None)
-        self._set_aside(stock, file, corrupt)
-        return None
+                gone = stock.take_gone() if stock is self.stocks.own else []
+                envelope = envelope or (stock.closing_envelope() if start == 0 else None)
+        if corrupt is not None:
+            self._set_aside(stock, file, corrupt)
+            return None
+        if gone:
+            self._lose(gone)
+        return envelope
 
     def _set_aside(self, stock: Stock, file: SpoolFile, reason: Exception) -> None:
         lost: list[SeqRange] = []
@@ -281,7 +287,7 @@ class Spool:
             stock.file = None
             if stock is self.stocks.own:
                 self.stocks.own = None
-                lost = list(stock.unsent)
+                lost = [*stock.take_gone(), *stock.unsent]
             elif stock in self.stocks.adopted:
                 self.stocks.adopted.remove(stock)
             file.close()

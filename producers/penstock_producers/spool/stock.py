@@ -5,6 +5,7 @@ What one spool file holds and how far each event of it is. Numbers are kept as r
     unsent     of these, to be sent from the file (the others are in memory too, or wait for their receipt)
     awaiting   of these, confirmed by the broker and without a receipt (journal)
     done       no longer needed, and still in the file: deleted many at a time
+    gone       were to be sent, and the file does not have them any more: somebody is to be told
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Stock:
         self.rows = Ranges()
         self.unsent = Ranges()
         self.done = Ranges()
+        self._gone = Ranges()
         #: The number after the last one; None when it is not known, because the tail was in the memory of a killed process.
         self.next_seq: int | None = 0 if is_journal else None
         #: Its end is still to be told: nobody else will, and nothing more will come.
@@ -95,7 +97,8 @@ class Stock:
         assert self.file is not None
         self.file.append(rows)
         for first, last in _spans(rows):
-            # In this order: whatever comes in between, what is in the file is sent.
+            # In this order: whatever comes in between, what is in the file is sent. What was done there before is not deleted.
+            self.done.remove(first, last)
             self.unsent.add(first, last)
             self.rows.add(first, last)
         self._note_age(rows[-1][0], accepted_at)
@@ -138,8 +141,19 @@ class Stock:
             events = [event for place, (seq, event) in enumerate(rows, first) if seq == place]
             if events:
                 return Envelope(self.producer, self.epoch, first, events, (), reply_to)
-            self.unsent.remove(first, rows[0][0] - 1 if rows else min(last, first + limit_events - 1))
+            self._miss(first, rows[0][0] - 1 if rows else min(last, first + limit_events - 1))
         return None
+
+    def _miss(self, first: int, last: int) -> None:
+        # In this order: an exception that comes in between has them missed once more.
+        self._gone.add(first, last)
+        self.rows.remove(first, last)
+        self.unsent.remove(first, last)
+
+    def take_gone(self) -> list[SeqRange]:
+        """What `next_envelope` did not find; the caller's to tell now."""
+        gone, self._gone = list(self._gone), Ranges()
+        return gone
 
     @property
     def has_something(self) -> bool:
