@@ -80,6 +80,7 @@ class Answers:
         self._asking = Asking(self._known, lambda ranges: buffer.ask(buffer.epoch, ranges))
         self._listening = Listening(buffer.ask, now)
         self._listener: Listener | None = None
+        self._is_ended = False
 
     # --- the waiters' side
 
@@ -108,11 +109,19 @@ class Answers:
                 self._changed.notify_all()
 
     def watch(self, listener: Listener | None) -> None:
-        """Tell a listener of every answer from now on; None ends it."""
+        """Tell a listener of every answer from now on; None ends it. After `end` nothing happens."""
         with self._lock:
+            if self._is_ended:
+                return
             self._listener = listener
             if listener is not None:
                 self._start()
+
+    def end(self) -> None:
+        """No listener any more, also none that another thread was about to bring: its files were given back."""
+        with self._lock:
+            self.watch(None)
+            self._is_ended = True
 
     def leave_to_parent(self) -> None:
         """In a forked child: let go of the parent's socket. Any lock may be held for ever."""

@@ -199,7 +199,8 @@ class Outbox:
         """Give the files back: from now on who comes next may adopt them."""
         if self.keeper is not None:
             self.keeper.stop()
-        self.answers.watch(None)
+        # The keeper's last turn, and the adopter's, would listen again: for ever, for nothing would end it.
+        self.answers.end()
         if self.spool is not None:
             if is_whole:
                 self.spool.close(self.buffer.next_seq, self.buffer.take_drops())
@@ -273,7 +274,7 @@ class Outbox:
 
     def _listen(self) -> None:
         """For receipts, while there is a journal; of its own accord nobody starts that thread again."""
-        if self.spool is not None and not self._is_finishing:
+        if self.spool is not None:
             self.answers.watch(self.receipts if self.spool.is_journal or self.spool.stocks.has_journal else None)
 
     def _meet_adopted(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -236,6 +237,37 @@ def test_a_deadline_leaves_the_rest_on_disk_and_drops_nothing(spool_folder: Path
 
     assert in_child(work) == [False, {}]
     assert events_on_disk(spool_folder) == 20
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_producer_that_nobody_holds_any_more_leaves_no_thread(is_away: bool) -> None:
+    """Also not when the keeper's last turn listens for receipts after the files were given back."""
+    transport = MemoryTransport()
+    transport.is_away = is_away
+    producer = journal(transport, name="left", exit_deadline_s=0.1)
+    outbox = producer._outbox
+    keeper, spool = outbox.keeper, outbox.spool
+    assert keeper is not None
+    assert spool is not None
+    is_turning, has_listened = threading.Event(), threading.Event()
+    turn, listen = keeper.run_once, keeper._on_turn
+
+    def turn_and_tell() -> None:
+        is_turning.set()
+        turn()
+
+    def listen_late() -> None:
+        eventually(lambda: spool.stocks.is_closed)
+        listen()
+        has_listened.set()
+
+    keeper.run_once, keeper._on_turn = turn_and_tell, listen_late  # type: ignore[method-assign]
+    producer.publish_many(pairs(10))
+    assert is_turning.wait(60)
+    del producer
+    gc.collect()
+    assert has_listened.wait(60)
+    eventually(lambda: not [thread.name for thread in threading.enumerate() if thread.name.startswith("penstock-left")])
 
 
 def test_a_signal_handler_may_publish() -> None:
