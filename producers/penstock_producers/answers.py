@@ -69,7 +69,7 @@ class Answers:
         self._now, self._sleep = now, sleep
         self._pid = os.getpid()
         # Reentrant: a signal handler may drop an event, and a finalizer close the producer, while their thread waits here.
-        # Taken before the buffer's lock, never after it.
+        # Taken before the buffer's lock, never after it: where a handler may have that one already, nobody waits for ours.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._is_running = False
@@ -103,10 +103,17 @@ class Answers:
         return bool(self._await(Want(self._known.ended_below, last), lambda: self._known.has_ended(last), timeout_s))
 
     def look(self) -> None:
-        """Something may have ended without an answer: events were dropped, or the producer is closing."""
-        if self._asking.wants:
-            with self._changed:
+        """
+        Something may have ended without an answer: events were dropped, or the producer is closing.
+
+        Does not wait: a signal handler or a finalizer may call it under the buffer's lock, which who has our lock may wait for.
+        Those who are not told now look by themselves, every second.
+        """
+        if self._asking.wants and self._lock.acquire(blocking=False):
+            try:
                 self._changed.notify_all()
+            finally:
+                self._lock.release()
 
     def watch(self, listener: Listener | None) -> None:
         """Tell a listener of every answer from now on; None ends it. After `end` nothing happens."""

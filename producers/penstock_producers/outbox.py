@@ -284,7 +284,8 @@ class Outbox:
     def _supervise(self) -> None:
         if not self.sender.is_running:
             processes.close_at_exit(self)
-            if self.options.durability == "journal":
+            # Not in a handler that has interrupted its own thread under the buffer's lock: then the keeper's next turn does it.
+            if self.options.durability == "journal" and not self.buffer.is_entered:
                 self._listen()  # first, so that the first message has an address already
             self.sender.start()
         self._tell_late()

@@ -428,6 +428,40 @@ def test_a_barrier_before_the_first_event_is_there_at_once(desk):
     assert desk.answers.barrier(0.0) is True
 
 
+# --- locks
+
+
+def in_time(work: Any, within_s: float = 10.0) -> bool:
+    """Do it in another thread; whether it comes back."""
+    is_done = threading.Event()
+    threading.Thread(target=lambda: (work(), is_done.set()), daemon=True).start()
+    return is_done.wait(within_s)
+
+
+def test_a_drop_and_a_close_wait_for_nobody_under_the_buffers_lock(desk):
+    """A handler or a finalizer has interrupted its thread there; who has the answers' lock waits for the buffer's."""
+    desk.sent_earlier(1)
+    desk.wait(0)
+    with desk.answers._lock:
+        assert in_time(lambda: desk.buffer._tell(1, "buffer_full"))
+    desk.buffer.begin_close()
+    assert isinstance(desk.result(0), ProducerClosed)  # it looks by itself
+
+
+def test_neither_does_a_journaled_event() -> None:
+    producer = MemoryProducer(durability="journal")
+    outbox = producer._outbox
+
+    def publish() -> None:
+        with outbox.buffer.lock:
+            producer.publish(TranslationSession(session_id="1"))
+
+    with outbox.answers._lock:
+        assert in_time(publish)
+    eventually(lambda: outbox.answers._listener is not None)  # a moment later, by another thread
+    producer.close()
+
+
 # --- the thread
 
 

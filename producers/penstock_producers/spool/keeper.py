@@ -37,7 +37,7 @@ class Keeper:
 
     Args:
         is_away: Whether the broker is known to be away.
-        on_turn: Called after each turn, without a lock held.
+        on_turn: Called at each turn, before it waits, without a lock held.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class Keeper:
                 self._adopt_at = self._now() + _ADOPT_EVERY_S * random.uniform(0.5, 1)  # noqa: S311  # jitter
                 self._adopter.start()
                 self._spool.stocks.sweep()
+            self._on_turn()
             self._wait()
             if not self._is_stopped and self._spill_at() <= self._now():
                 self.spill_all()
-            self._on_turn()
         except Exception:
             # An error of ours must not end the thread silently, nor turn it in haste.
             logger.exception("the keeper of %s failed, it goes on in a while", self._options.name)
