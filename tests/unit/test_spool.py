@@ -353,6 +353,55 @@ def test_neither_does_one_that_was_adopted(spool_folder: Path) -> None:
     assert told.dropped == [DroppedRange(40, 40, "too_large")]
 
 
+@pytest.mark.parametrize("durability", ["spill", "journal"])
+def test_a_drop_that_its_adopter_could_not_tell_is_told_by_the_next(durability: Any, spool_folder: Path) -> None:
+    def work() -> None:
+        producer = away_producer(durability=durability, retry_min_s=1_000, retry_max_s=1_000)
+        producer.publish_many([*pairs(2), LARGE])
+        eventually(lambda: durability == "journal" or spooled(producer, 3)())
+
+    class Silenced(NarrowTransport):
+        """The broker goes away after it has refused the event, and before it is told so."""
+
+        def send(self, envelopes: Any, on_confirmed: Any) -> None:
+            if not all(envelope.events for envelope in envelopes):
+                raise TransportError("away")
+            super().send(envelopes, on_confirmed)
+
+    killed(work)
+    with memory_producer(Silenced(max_bytes=2_000)) as producer:
+        assert not producer.sync(0)
+        eventually(
+            lambda: producer.status().dropped == {"too_large": 1} and not producer.sync(0) and producer.status().failures
+        )
+        producer.close(0)
+    assert [seen.state for seen in list_spools(spool_folder)] == ["orphan"]
+    transport = NarrowTransport(max_bytes=2_000)
+    with memory_producer(transport) as producer:
+        assert producer.sync(60)
+        assert durability == "spill" or producer.await_receipts(60)
+    (told,) = [envelope for envelope in transport.envelopes if envelope.dropped]
+    assert (told.seq, told.is_closed, told.dropped) == (3, durability == "journal", [DroppedRange(2, 2, "too_large")])
+    assert (LARGE.number in [event.data["number"] for event in transport.events()], files(spool_folder)) == (False, [])
+
+
+def test_rows_of_an_adopted_file_that_are_gone_are_told_as_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    spill_and_die(5)
+    transport = MemoryTransport()
+    read = SpoolFile.read
+
+    def read_others(file: SpoolFile, first: int, last: int, limit_bytes: int) -> Any:
+        return [row for row in read(file, first, last, limit_bytes) if row[0] != 3]
+
+    monkeypatch.setattr(SpoolFile, "read", read_others)
+    with memory_producer(transport) as producer:
+        assert producer.sync(60)
+    assert seqs(transport) == [0, 1, 2, 4]
+    assert [list(envelope.dropped) for envelope in transport.envelopes if not envelope.events] == [
+        [DroppedRange(3, 3, "spool_corrupt")]
+    ]
+
+
 def test_files_of_other_destinations_are_left_alone(spool_folder: Path) -> None:
     spill_and_die(5)
     transport = MemoryTransport()

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
+from penstock_producers.drops import SPOOL_CORRUPT
 from penstock_producers.options import Options
 from penstock_producers.spool import folder
 from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
@@ -269,8 +270,12 @@ class Spool:
                 corrupt = exc
             else:
                 self._trouble.is_unreadable = False
+                gone = stock.take_gone()
+                if stock is not self.stocks.own:
+                    for part in gone:
+                        stock.drop(*part, SPOOL_CORRUPT)
+                    gone = []
                 self.stocks.look(stock)
-                gone = stock.take_gone() if stock is self.stocks.own else []
                 envelope = envelope or (stock.closing_envelope() if start == 0 else None)
         if corrupt is not None:
             self._set_aside(stock, file, corrupt)
@@ -304,7 +309,7 @@ class Spool:
             if stock is None:
                 return 0
             if not envelope.events:
-                stock.confirm_closing()
+                stock.confirm_closing(envelope)
                 count = 0
             else:
                 count = stock.confirm(envelope.seq, envelope.seq + len(envelope.events) - 1)
@@ -320,7 +325,7 @@ class Spool:
             if stock is self.stocks.own:
                 stock.settle(seq, seq)
             else:
-                stock.drop(seq, reason)
+                stock.drop(seq, seq, reason)
             self.stocks.look(stock)
 
     def close(self, next_seq: int | None = None, dropped: Sequence[DroppedRange] = ()) -> None:

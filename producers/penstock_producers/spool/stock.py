@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from penstock_producers.spool.file import SpoolFile, SpoolRefused
+from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_schemas.answer import SeqRange
 from penstock_schemas.ranges import Ranges
@@ -58,9 +58,9 @@ class Stock:
         self.next_seq: int | None = 0 if is_journal else None
         #: Its end is still to be told: nobody else will, and nothing more will come.
         self.is_end_due = False
-        #: The same for what was dropped from it here.
-        self.is_drop_due = False
-        self._dropped: Sequence[DroppedRange] = ()
+        #: What was dropped of it and is still to be told, for the same reason; and whether the file has all of that.
+        self._dropped: list[DroppedRange] = []
+        self._is_drop_noted = True
         self._awaiting: deque[tuple[float, int, int]] = deque()
         #: (last number, when the oldest up to it was accepted), in order.
         self._ages: deque[tuple[int, float]] = deque()
@@ -84,9 +84,9 @@ class Stock:
         if stock.is_journal or "next_seq" in meta:
             stock.next_seq = max(int(meta.get("next_seq", 0)), ranges[-1][1] + 1 if ranges else 0)
             stock.is_end_due = stock.next_seq > 0
-            stock._dropped = [DroppedRange(*part) for part in json.loads(meta.get("dropped", "[]"))]
         else:
             stock.next_seq = None
+        stock._dropped = [DroppedRange(*part) for part in json.loads(meta.get("dropped", "[]"))]
         stock._note_age(ranges[-1][1] if ranges else 0, now())
         return stock
 
@@ -160,16 +160,23 @@ class Stock:
         """Whether anything of it is to be sent."""
         return bool(self.unsent) or self.closing_envelope() is not None
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether who comes after us has something to do with the file: events of it, or what is to be told of them."""
+        return bool(self.rows) or self.is_end_due or bool(self._dropped)
+
     def closing_envelope(self) -> Envelope | None:
         """Once its events are sent: what of them was dropped, and that nothing more will come, if that is known."""
-        if self.unsent or not (self.is_end_due or self.is_drop_due):
+        if self.unsent or not (self.is_end_due or self._dropped):
             return None
-        next_seq = self._dropped[-1].last + 1 if self.next_seq is None else self.next_seq
-        return Envelope(self.producer, self.epoch, next_seq, (), self._dropped, is_closed=self.is_end_due)
+        next_seq = max(part.last for part in self._dropped) + 1 if self.next_seq is None else self.next_seq
+        return Envelope(self.producer, self.epoch, next_seq, (), list(self._dropped), is_closed=self.is_end_due)
 
-    def confirm_closing(self) -> None:
-        """The broker has that envelope."""
-        self.is_end_due = self.is_drop_due = False
+    def confirm_closing(self, envelope: Envelope) -> None:
+        """The broker has that one."""
+        told = set(envelope.dropped)
+        self._dropped = [part for part in self._dropped if part not in told]
+        self.is_end_due = self.is_end_due and not envelope.is_closed
 
     def confirm(self, first: int, last: int) -> int:
         """The broker has these, sent from memory or from here. How many were counted as to be sent from here."""
@@ -186,11 +193,12 @@ class Stock:
             self.unsent.remove(begin, end)
             self.done.add(begin, end)
 
-    def drop(self, seq: int, reason: str) -> None:
-        """Give up an event of an adopted file; its epoch is told by the closing envelope."""
-        self.settle(seq, seq)
-        self._dropped = [*self._dropped, DroppedRange(seq, seq, reason)]
-        self.is_drop_due = True
+    def drop(self, first: int, last: int, reason: str) -> None:
+        """Give up events of an adopted file; its epoch is told by the closing envelope, if need be of the next who adopts it."""
+        # In this order: what comes in between has them told, and not settled; then they are dropped once more.
+        self._dropped = [*self._dropped, DroppedRange(first, last, reason)]
+        self._is_drop_noted = False
+        self.settle(first, last)
 
     def lose(self, first: int, last: int) -> bool:
         """The broker has lost these: they are to be sent again. Whether there are any."""
@@ -214,14 +222,18 @@ class Stock:
 
     def sweep(self) -> None:
         """Delete what is done. Raises SpoolRefused: it is tried again."""
-        if not self.done or self.file is None:
+        if self.file is None or (not self.done and self._is_drop_noted):
             return
+        # Before it is deleted: who adopts the file after us drops again what is in it, and tells what is not.
         if self.is_journal:
             self.note()
+        if not self._is_drop_noted:
+            self.file.set_meta(dropped=_told(self._dropped))
+            self._is_drop_noted = True
         try:
             self.file.delete(list(self.done))
         except SpoolRefused:
-            if self.rows or self.is_journal:
+            if self.is_needed or self.is_journal:
                 raise
             # On a full disk nothing can be deleted inside the file; the whole file can.
             file, self.file = self.file, None
@@ -241,13 +253,12 @@ class Stock:
     def note_end(self, next_seq: int, dropped: Sequence[DroppedRange]) -> None:
         """For who adopts the file: all that was ever numbered is in it, was sent, or was dropped. Raises SpoolRefused."""
         if self.file is not None:
-            told = json.dumps([[part.first, part.last, part.reason] for part in dropped])
-            self.file.set_meta(dropped=told, next_seq=next_seq)
+            self.file.set_meta(dropped=_told(dropped), next_seq=next_seq)
             self.next_seq = next_seq
 
     def close(self) -> None:
         """Give the file back: removed when nothing is in it, else an orphan from now on."""
-        is_done = not self.rows and not self.is_end_due
+        is_done = not self.is_needed
         if self.file is not None:
             try:
                 if is_done:
@@ -255,11 +266,16 @@ class Stock:
                 else:
                     self.sweep()
                     self.file.close()
-            except SpoolRefused:
+            except (SpoolRefused, SpoolCorrupt):
                 is_done = False
                 self.file.close()
             self.file = None
         self.lock.release(is_done=is_done)
+
+
+def _told(dropped: Sequence[DroppedRange]) -> str:
+    """As the file keeps it."""
+    return json.dumps([[part.first, part.last, part.reason] for part in dropped])
 
 
 def _spans(rows: Sequence[tuple[int, bytes]]) -> Ranges:

@@ -112,7 +112,7 @@ class Stocks:
             for stock in self.all():
                 with suppress(SpoolRefused, SpoolCorrupt):
                     stock.sweep()
-            for stock in [stock for stock in self.adopted if not stock.rows and not stock.has_something]:
+            for stock in [stock for stock in self.adopted if not stock.is_needed]:
                 self.adopted.remove(stock)
                 stock.close()
             self.look_at_all()
