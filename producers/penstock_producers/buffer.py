@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from penstock_producers.drops import BUFFER_FULL, CLOSE_DEADLINE, INTERRUPTED, SPOOL_CORRUPT, TOO_LARGE, Drops
+from penstock_producers.drops import (
+    BUFFER_FULL,
+    CLOSE_DEADLINE,
+    INTERRUPTED,
+    RANGES_PER_ENVELOPE,
+    SPOOL_CORRUPT,
+    TOO_LARGE,
+    Drops,
+)
 from penstock_producers.errors import BufferFull, ProducerClosed
 from penstock_producers.held import Held
 from penstock_producers.moves import Moves
@@ -28,9 +36,6 @@ if TYPE_CHECKING:
     from penstock_producers.spool.spool import Spool
 
 __all__ = ["Buffer"]
-
-#: Dropped ranges in one envelope: at most 50 bytes each, so that they fit beside a record of the largest size.
-_RANGES_PER_ENVELOPE = 500
 
 
 class Buffer:
@@ -356,7 +361,7 @@ class Buffer:
         if self._queries:
             self.held.in_flight.append(self._queries.pop())
             return 0
-        dropped = self.drops.take(_RANGES_PER_ENVELOPE) if self.drops else ()
+        dropped = self.drops.take(RANGES_PER_ENVELOPE) if self.drops else ()
         if self.held.pending:
             return self.held.cut(self.epoch, dropped, self.reply_to)
         has_spooled = self.spool is not None and not math.isinf(self.spool.stocks.first_unsent)

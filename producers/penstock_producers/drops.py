@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from penstock_schemas.ranges import Ranges
 from penstock_schemas.wire import DroppedRange
 
-__all__ = ["BUFFER_FULL", "CLOSE_DEADLINE", "INTERRUPTED", "SPOOL_CORRUPT", "SPOOL_FULL", "TOO_LARGE", "Drops"]
+__all__ = [
+    "BUFFER_FULL",
+    "CLOSE_DEADLINE",
+    "INTERRUPTED",
+    "RANGES_PER_ENVELOPE",
+    "SPOOL_CORRUPT",
+    "SPOOL_FULL",
+    "TOO_LARGE",
+    "Drops",
+]
 
 #: The buffer had no room, and the policy is to drop.
 BUFFER_FULL = "buffer_full"
@@ -23,6 +32,8 @@ TOO_LARGE = "too_large"
 #: They were in this producer's own spool file, which can no longer be read and is set aside.
 SPOOL_CORRUPT = "spool_corrupt"
 
+#: Dropped ranges in one envelope: at most 50 bytes each, so that they fit beside a record of the largest size.
+RANGES_PER_ENVELOPE = 500
 #: Ranges of dropped numbers remembered for those who wait; of older ones the worker's ledger tells.
 _MAX_RANGES = 10_000
 

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -16,6 +17,7 @@ from penstock_producers import BufferFull, Producer, TransportError
 from penstock_producers.buffer import Buffer
 from penstock_producers.spool import spool as spool_module
 from penstock_producers.spool.file import SpoolFile, SpoolRefused
+from penstock_producers.spool.folder import Lock
 from penstock_producers.spool.listing import list_spools
 from penstock_producers.spool.spool import Spool
 from penstock_producers.spool.stock import Stock
@@ -385,6 +387,30 @@ def test_a_drop_that_its_adopter_could_not_tell_is_told_by_the_next(durability: 
     assert (LARGE.number in [event.data["number"] for event in transport.events()], files(spool_folder)) == (False, [])
 
 
+def test_drops_of_an_adopted_file_are_joined_and_told_some_at_a_time(tmp_path: Path) -> None:
+    spool, _ = make_spool()
+    path = tmp_path / f"{new_epoch()}.spool"
+    file = SpoolFile.create(path, {"producer": "x"}, max_bytes=1 << 20, is_synced=False)
+    file.append([(seq, b"{}") for seq in range(1_800)])
+    lock = Lock.take(path)
+    assert lock is not None
+    stock = Stock.adopt(UUID(path.stem), file, lock, time.monotonic)
+    spool.stocks.adopt(stock)
+    for seq in [*range(600), *range(600, 1_800, 2)]:
+        spool.drop(stock.epoch, seq, "too_large")
+    for seq in range(601, 1_800, 2):
+        spool.confirm(Envelope("x", stock.epoch, seq, [b"{}"]))
+    told = []
+    while stock.has_something:
+        (envelope,) = spool.take(10, 10, 1_000, None)
+        spool.confirm(envelope)
+        told.append(envelope)
+    assert [len(envelope.dropped) for envelope in told] == [500, 100]
+    assert [part.first for envelope in told for part in envelope.dropped] == [0, *range(602, 1_800, 2)]
+    assert (told[0].dropped[0], stock.is_needed) == (DroppedRange(0, 600, "too_large"), False)
+    spool.close()
+
+
 def test_rows_of_an_adopted_file_that_are_gone_are_told_as_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     spill_and_die(5)
     transport = MemoryTransport()
@@ -720,8 +746,12 @@ def test_drops_of_a_message_under_way_are_told_at_the_end_and_there_is_no_limit(
     transport.is_away = False
     with memory_producer(transport) as successor:
         assert successor.sync(60)
-    (end,) = [envelope for envelope in transport.envelopes if envelope.is_closed and envelope.epoch == buffer.epoch]
-    assert [part.first for part in end.dropped] == list(range(2_000, 4_000, 2))
+    told = [envelope for envelope in transport.envelopes if envelope.epoch == buffer.epoch and not envelope.events]
+    assert [(len(envelope.dropped), envelope.is_closed, envelope.seq) for envelope in told] == [
+        (500, False, 4_000),
+        (500, True, 4_000),
+    ]
+    assert [part.first for envelope in told for part in envelope.dropped] == list(range(2_000, 4_000, 2))
 
 
 def test_an_own_file_that_cannot_be_read_nor_set_aside_leaves_events_to_the_policy(

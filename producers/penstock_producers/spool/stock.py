@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from penstock_producers.drops import RANGES_PER_ENVELOPE
 from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_schemas.answer import SeqRange
@@ -166,11 +167,17 @@ class Stock:
         return bool(self.rows) or self.is_end_due or bool(self._dropped)
 
     def closing_envelope(self) -> Envelope | None:
-        """Once its events are sent: what of them was dropped, and that nothing more will come, if that is known."""
+        """
+        Once its events are sent: what of them was dropped, and that nothing more will come, if that is known.
+
+        When many ranges were dropped it is the first of several; the last one says that it is the end.
+        """
         if self.unsent or not (self.is_end_due or self._dropped):
             return None
         next_seq = max(part.last for part in self._dropped) + 1 if self.next_seq is None else self.next_seq
-        return Envelope(self.producer, self.epoch, next_seq, (), list(self._dropped), is_closed=self.is_end_due)
+        told = self._dropped[:RANGES_PER_ENVELOPE]
+        is_last = len(told) == len(self._dropped)
+        return Envelope(self.producer, self.epoch, next_seq, (), told, is_closed=self.is_end_due and is_last)
 
     def confirm_closing(self, envelope: Envelope) -> None:
         """The broker has that one."""
@@ -194,9 +201,13 @@ class Stock:
             self.done.add(begin, end)
 
     def drop(self, first: int, last: int, reason: str) -> None:
-        """Give up events of an adopted file; its epoch is told by the closing envelope, if need be of the next who adopts it."""
+        """Give up events of an adopted file; its epoch is told by closing envelopes, if need be by the next who adopts it."""
+        parts, begin = self._dropped, first
+        if parts and (parts[-1].last, parts[-1].reason) == (first - 1, reason):
+            *parts, joined = parts
+            begin = joined.first
         # In this order: what comes in between has them told, and not settled; then they are dropped once more.
-        self._dropped = [*self._dropped, DroppedRange(first, last, reason)]
+        self._dropped = [*parts, DroppedRange(begin, last, reason)]
         self._is_drop_noted = False
         self.settle(first, last)
 
