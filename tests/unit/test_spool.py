@@ -784,6 +784,28 @@ def test_a_file_with_strange_facts_is_set_aside_and_the_next_is_adopted(spool_fo
     assert (seqs(transport), files(spool_folder)) == ([0, 1, 2], ["spool.corrupt"])
 
 
+def test_a_file_is_healthy_though_there_is_no_memory_to_adopt_it(
+    spool_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        spill_and_die(3)
+    ranges = SpoolFile.ranges
+
+    def fail_once(file: SpoolFile) -> Any:
+        monkeypatch.setattr(SpoolFile, "ranges", ranges)
+        raise MemoryError
+
+    monkeypatch.setattr(SpoolFile, "ranges", fail_once)
+    transport = MemoryTransport()
+    with memory_producer(transport) as producer:
+        adopter = producer._outbox.adopter
+        assert adopter is not None
+        with caplog.at_level(logging.CRITICAL):
+            assert (adopter.adopt(), [seen.state for seen in list_spools(spool_folder)]) == (1, ["orphan", "alive"])
+        assert producer.sync(60)
+    assert (len(transport.events()), files(spool_folder)) == (6, [])
+
+
 def test_memory_alone_has_neither_folder_nor_keeper(spool_folder: Path) -> None:
     producer = away_producer(durability="memory")
     producer.publish_many(pairs(3))

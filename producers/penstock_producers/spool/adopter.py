@@ -15,7 +15,7 @@ from uuid import UUID
 
 from penstock_producers.options import Options
 from penstock_producers.spool import folder
-from penstock_producers.spool.file import SpoolFile, SpoolRefused
+from penstock_producers.spool.file import SpoolCorrupt, SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_producers.spool.stock import Stock
 from penstock_producers.spool.stocks import Stocks
@@ -112,9 +112,13 @@ class Adopter:
         except SpoolRefused as exc:
             logger.info("%s is adopted later: %s", path, exc)
             lock.release(is_done=False)
-        except Exception as exc:  # noqa: BLE001  # whatever is in one file must not keep us from the others
+        except (SpoolCorrupt, ValueError, KeyError, TypeError) as exc:  # the last three: of facts that are none
             folder.set_aside(path, str(exc) or type(exc).__name__)
             lock.release(is_done=True)
+        except Exception:
+            # No memory, or an error of ours: the file may be healthy, and must not keep us from the others.
+            logger.exception("%s is adopted later", path)
+            lock.release(is_done=False)
         except BaseException:
             lock.release(is_done=False)
             raise
