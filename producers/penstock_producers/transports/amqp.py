@@ -61,8 +61,7 @@ class AmqpTransport:
         except TransportError as exc:
             self._drop()
             if found := _TOO_LARGE.search(str(exc)):
-                too_large = [envelope for envelope in envelopes if len(envelope.body()) > int(found[1])]
-                raise MessagesTooLarge(str(exc), too_large) from exc
+                raise MessagesTooLarge(str(exc), _too_large(envelopes, int(found[1]))) from exc
             raise
         except BaseException:
             self._drop()
@@ -183,6 +182,13 @@ class AmqpTransport:
         self._is_blocked = False
         if connection is not None:
             connection.collect()
+
+
+def _too_large(envelopes: Sequence[Envelope], max_bytes: int) -> list[Envelope]:
+    """Above the limit; when none seems to be, the largest: by refusing nothing all would be sent again as they are, for ever."""
+    sizes = [len(envelope.body()) for envelope in envelopes]
+    least = min(max_bytes + 1, max(sizes))
+    return [envelope for envelope, size in zip(envelopes, sizes, strict=True) if size >= least]
 
 
 class _Blocked(TransportError):  # noqa: N818  # it is a state, not a mistake
