@@ -185,7 +185,7 @@ class AmqpTransport:
 
 
 def _too_large(envelopes: Sequence[Envelope], max_bytes: int) -> list[Envelope]:
-    """Above the limit; when none seems to be, the largest: by refusing nothing all would be sent again as they are, for ever."""
+    """Above the limit; when none seems to be, the largest: with none refused all would be sent again as they are, for ever."""
     sizes = [len(envelope.body()) for envelope in envelopes]
     least = min(max_bytes + 1, max(sizes))
     return [envelope for envelope, size in zip(envelopes, sizes, strict=True) if size >= least]

@@ -38,16 +38,17 @@ class RedisTransport:
         self._queue = queue
         self._arguments = redis_arguments(broker_url, socket_timeout_s=timeout_s, connect_timeout_s=timeout_s)
         self._client: redis.Redis | None = None
-        #: What the server takes; read anew with each new client.
-        self._max_bytes = math.inf
+        #: What the server takes; None when that is to be read.
+        self._max_bytes: float | None = None
 
     def send(self, envelopes: Sequence[Envelope], on_confirmed: Callable[[Envelope], None]) -> None:
-        with translated():
-            if self._client is None:
-                self._client = self._connect()
-            messages = [kombu_message(envelope, self._queue) for envelope in envelopes]
-            self._check_sizes(envelopes, messages)
-            self._client.lpush(self._queue, *messages)
+        try:
+            with translated():
+                self._push(envelopes)
+        except BaseException:
+            # Another server may answer next, or its limit be another one by then.
+            self._max_bytes = None
+            raise
         for envelope in envelopes:
             on_confirmed(envelope)
 
@@ -62,12 +63,14 @@ class RedisTransport:
             # It sees the new process id, and closes its own copy of the socket without shutting the connection down.
             client.connection.disconnect()  # type: ignore[no-untyped-call]
 
-    def _check_sizes(self, envelopes: Sequence[Envelope], messages: Sequence[bytes]) -> None:
-        """Before anything is written: the server hangs up on what is too large, which looks like an outage."""
-        pairs = zip(envelopes, messages, strict=True)
-        too_large = [envelope for envelope, message in pairs if len(message) > self._max_bytes]
-        if too_large:
-            raise MessagesTooLarge(f"Redis takes no string above proto-max-bulk-len, {self._max_bytes:.0f} bytes", too_large)
+    def _push(self, envelopes: Sequence[Envelope]) -> None:
+        if self._client is None:
+            self._client = self._connect()
+        if self._max_bytes is None:
+            self._max_bytes = _longest_string_of(self._client)
+        messages = [kombu_message(envelope, self._queue) for envelope in envelopes]
+        _check_sizes(envelopes, messages, self._max_bytes)
+        self._client.lpush(self._queue, *messages)
 
     def _connect(self) -> redis.Redis:
         client = redis.Redis(**self._arguments, health_check_interval=_HEALTH_CHECK_INTERVAL_S, single_connection_client=True)
@@ -78,7 +81,6 @@ class RedisTransport:
         if is_cluster:
             client.close()
             raise TransportError(_NO_CLUSTER)
-        self._max_bytes = _longest_string_of(client)
         return client
 
 
@@ -87,6 +89,14 @@ def _longest_string_of(client: redis.Redis) -> float:
         return int(client.config_get(_MAX_STRING)[_MAX_STRING] or "")
     except (redis.ResponseError, KeyError, ValueError):
         return math.inf  # this user may not ask; the default is far above a message
+
+
+def _check_sizes(envelopes: Sequence[Envelope], messages: Sequence[bytes], max_bytes: float) -> None:
+    """Before anything is written: the server hangs up on what is too large, which looks like an outage."""
+    pairs = zip(envelopes, messages, strict=True)
+    too_large = [envelope for envelope, message in pairs if len(message) > max_bytes]
+    if too_large:
+        raise MessagesTooLarge(f"Redis takes no string above proto-max-bulk-len, {max_bytes:.0f} bytes", too_large)
 
 
 def kombu_message(envelope: Envelope, queue: str) -> bytes:
