@@ -16,6 +16,7 @@ __all__ = [
     "SPOOL_CORRUPT",
     "SPOOL_FULL",
     "TOO_LARGE",
+    "WARNING_EVERY_S",
     "Drops",
 ]
 
@@ -32,6 +33,8 @@ TOO_LARGE = "too_large"
 #: They were in this producer's own spool file, which can no longer be read and is set aside.
 SPOOL_CORRUPT = "spool_corrupt"
 
+#: Drops come in crowds: one line of log in this many seconds tells of them all.
+WARNING_EVERY_S = 10
 #: Dropped ranges in one envelope: at most 50 bytes each, so that they fit beside a record of the largest size.
 RANGES_PER_ENVELOPE = 500
 #: Ranges of dropped numbers remembered for those who wait; of older ones the worker's ledger tells.

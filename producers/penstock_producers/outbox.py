@@ -15,6 +15,7 @@ from penstock_producers import processes
 from penstock_producers.answers import Answers
 from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
+from penstock_producers.drops import WARNING_EVERY_S
 from penstock_producers.options import Durability, Options
 from penstock_producers.sender import Sender
 from penstock_producers.spool.adopter import Adopter
@@ -30,8 +31,6 @@ __all__ = ["Outbox"]
 
 logger = logging.getLogger("penstock.producer")
 
-#: Drops come in crowds: one line of log in this many seconds tells of them all.
-_DROP_WARNING_EVERY_S = 10
 #: Seconds that closing waits for receipts of the journal at most; without them the next producer asks.
 _RECEIPTS_S = 1.0
 #: Seconds over its deadline that closing waits for events that other threads are writing to disk.
@@ -315,7 +314,7 @@ class Outbox:
         self.answers.look()
         now = time.monotonic()
         if now >= self._next_drop_warning:
-            self._next_drop_warning = now + _DROP_WARNING_EVERY_S
+            self._next_drop_warning = now + WARNING_EVERY_S
             total = self.buffer.drops.totals[reason]
             logger.warning(
                 "%s dropped %d events so far (%s)", self.options.name, total, reason, extra={"action": "events_dropped"}

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
+from penstock_producers.drops import WARNING_EVERY_S
 from penstock_producers.errors import MessagesTooLarge, TransportError
 from penstock_producers.options import Options
 from penstock_producers.threads import start_thread
@@ -73,6 +74,8 @@ class Sender:
         self._on_cut = on_cut
         #: Envelopes of this turn that are not confirmed.
         self._unconfirmed: set[int] = set()
+        #: Until then no further message that is too large is told of: of one event, and of several.
+        self._silent_until = {True: -math.inf, False: -math.inf}
         # Reentrant, like the buffer's.
         self._start_lock = threading.RLock()
 
@@ -159,15 +162,23 @@ class Sender:
         if not refused:
             self._fail(exc, urgency)
         for envelope in reversed(refused):  # what is put back goes before what was put back
-            logger.error(
-                "%s: the broker takes no message of %d bytes, %s: %s",
-                self._options.name,
-                sum(map(len, envelope.events)),
-                "smaller ones are sent" if len(envelope.events) > 1 else f"event {envelope.seq} of {envelope.epoch} is dropped",
-                exc,
-                extra={"action": "message_too_large"},
-            )
+            self._tell_too_large(envelope, exc)
             self._buffer.refuse(envelope)
+
+    def _tell_too_large(self, envelope: Envelope, exc: MessagesTooLarge) -> None:
+        is_alone = len(envelope.events) == 1
+        now = time.monotonic()
+        if now < self._silent_until[is_alone]:
+            return
+        self._silent_until[is_alone] = now + WARNING_EVERY_S
+        logger.error(
+            "%s: the broker takes no message of %d bytes, %s: %s",
+            self._options.name,
+            sum(map(len, envelope.events)),
+            f"event {envelope.seq} of {envelope.epoch} is dropped" if is_alone else "smaller ones are sent",
+            exc,
+            extra={"action": "message_too_large"},
+        )
 
     def _fail(self, exc: Exception, urgency: int) -> None:
         self.last_error = str(exc) or type(exc).__name__

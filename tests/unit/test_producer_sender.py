@@ -7,7 +7,16 @@ import logging
 import pytest
 
 from penstock_producers import Producer, TransportError
-from tests.producing import Clock, ScriptedBroker, ScriptedTransport, eventually, make_buffer, make_sender, numbers
+from tests.producing import (
+    Clock,
+    NarrowTransport,
+    ScriptedBroker,
+    ScriptedTransport,
+    eventually,
+    make_buffer,
+    make_sender,
+    numbers,
+)
 from tests.records import Pair
 
 EVENT = b"x" * 100
@@ -138,6 +147,20 @@ def test_an_old_event_is_an_alarm_though_the_thread_is_alive(caplog: pytest.LogC
         assert producer.status().is_sending
     (alarm,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert alarm.getMessage().startswith("shop: 2 events wait for the broker, the oldest for ")
+
+
+def test_many_events_that_are_too_large_are_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    buffer = make_buffer(max_bytes=100_000)
+    sender = make_sender(buffer, ScriptedTransport())
+    sender._connect = lambda: NarrowTransport(max_bytes=99)
+    buffer.accept_many([EVENT] * 50)
+    buffer.begin_close()
+    while sender.run_once():
+        pass
+    assert buffer.drops.totals == {"too_large": 50}
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert ["smaller ones are sent" in line for line in told] == [True, False]
+    assert f" of {buffer.epoch} is dropped" in told[1]
 
 
 def test_while_closing_has_time_it_is_tried_soon_and_then_ever_later(monkeypatch: pytest.MonkeyPatch) -> None:
