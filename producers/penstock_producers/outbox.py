@@ -195,7 +195,12 @@ class Outbox:
         return is_confirmed
 
     def _release(self, *, is_whole: bool) -> None:
-        """Give the files back: from now on who comes next may adopt them."""
+        """
+        Give the files back: from now on who comes next may adopt them.
+
+        Args:
+            is_whole: What was not sent is on disk or counted as dropped; nothing is in memory, and nothing is being moved.
+        """
         if self.keeper is not None:
             self.keeper.stop()
         # The keeper's last turn, and the adopter's, would listen again: for ever, for nothing would end it.
@@ -210,7 +215,7 @@ class Outbox:
         """The sender's last act. A producer that nobody holds any more has nobody else to give its files back."""
         processes.forget(self)
         if self.sender.is_done.is_set() and not self._is_finishing:
-            self._release(is_whole=True)
+            self._release(is_whole=self.buffer.held.count == 0)
 
     def leave_to_parent(self) -> None:
         """In a forked child: the events are the parent's, and so are the sockets. Any lock may be held for ever."""

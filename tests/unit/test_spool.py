@@ -187,6 +187,23 @@ def test_a_producer_that_nobody_holds_any_more_ends_after_its_deadline_and_leave
     assert transport.envelopes[-1].is_closed
 
 
+@pytest.mark.parametrize("held", [0, 1])
+def test_the_end_is_told_of_a_file_that_has_all(held: int, spool_folder: Path) -> None:
+    """The sender of a producer that was left ends while another thread has something, to move it."""
+    producer = away_producer()
+    outbox = producer._outbox
+    outbox.buffer.accept(b"{}")
+    assert outbox.buffer.move_to_spool()
+    for _ in range(held):
+        outbox.buffer.accept(b"{}")
+    outbox.sender.is_done.set()
+    outbox._end()
+    (seen,) = list_spools(spool_folder)
+    file = SpoolFile.look(seen.path)
+    assert file.meta().get("next_seq") == (1 if held == 0 else None)
+    file.close()
+
+
 def test_the_end_of_a_process_spools_what_its_producers_hold(spool_folder: Path) -> None:
     def work() -> str:
         from penstock_producers import processes
