@@ -177,7 +177,7 @@ def test_a_table_that_somebody_has_locked_keeps_no_other_waiting(office: Office)
 
     with psycopg.connect(office.url) as other:
         other.execute("LOCK TABLE scheduler.jobs")
-        done = run(office, statement_timeout_s=1)
+        done = run(office, statement_timeout_s=3)
 
     assert done == {"letters": 3, "remaining": 0, "stored": 3}
     assert pauses(office) == [(1, 30)]
