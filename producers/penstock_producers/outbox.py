@@ -243,6 +243,7 @@ class Outbox:
                 spooled=spooled,
                 unreceipted=0 if spool is None else spool.stocks.unreceipted,
                 adopted=0 if spool is None else spool.stocks.adopted_events,
+                adopting=frozenset() if self.adopter is None else frozenset(self.adopter.reading),
                 oldest_age_s=age_s,
                 is_late=age_s > self.options.late_after_s,
                 is_sending=sender.is_running,

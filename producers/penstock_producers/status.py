@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from uuid import UUID
 
 from penstock_producers.breaker import State
@@ -26,6 +27,7 @@ class Status:
         spooled: On disk and not confirmed; also those adopted from processes that have ended.
         unreceipted: On disk until the worker says that they are stored or dead-lettered; durability "journal", also adopted.
         adopted: Events found in files of processes that have ended, so far.
+        adopting: Files of such processes that are being looked through at this moment.
         oldest_age_s: How long the oldest pending event waits; 0 when none does. The figure to put an alarm on.
         is_late: The oldest pending event waits longer than `late_after_s`.
         is_sending: The background thread runs; it starts with the first event.
@@ -47,6 +49,7 @@ class Status:
     spooled: int
     unreceipted: int
     adopted: int
+    adopting: Collection[Path]
     oldest_age_s: float
     is_late: bool
     is_sending: bool

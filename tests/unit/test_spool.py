@@ -15,14 +15,16 @@ import pytest
 
 from penstock_producers import BufferFull, Producer, TransportError
 from penstock_producers.buffer import Buffer
+from penstock_producers.spool import folder
 from penstock_producers.spool import spool as spool_module
+from penstock_producers.spool.drain import drain
 from penstock_producers.spool.file import SpoolFile, SpoolRefused
 from penstock_producers.spool.folder import Lock
 from penstock_producers.spool.listing import list_spools
 from penstock_producers.spool.spool import Spool
 from penstock_producers.spool.stock import Stock
 from penstock_producers.testing import MemoryTransport
-from penstock_schemas.wire import DroppedRange, Envelope, new_epoch
+from penstock_schemas.wire import QUEUE, DroppedRange, Envelope, new_epoch
 from tests.producing import (
     Drops,
     NarrowTransport,
@@ -332,6 +334,42 @@ def test_rows_that_are_gone_count_as_dropped() -> None:
     assert [numbers(envelope) for envelope in spool.take(4, 10, 1_000, None)] == [[3, 4]]
     assert (lost, spool.stocks.unsent, list(spool.stocks.own.rows)) == ([[(0, 2)], [(5, 5)]], 2, [(3, 4)])
     spool.close()
+
+
+def test_what_is_still_being_read_at_the_deadline_is_left(spool_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "redis://127.0.0.1:1"
+    place = spool_folder / folder.destination_of(folder.address_of(url, QUEUE))
+    place.mkdir(parents=True)
+    for count in (3, 5):
+        file = SpoolFile.create(place / f"{new_epoch()}.spool", {"producer": "x"}, max_bytes=1 << 20, is_synced=False)
+        file.append([(seq, b"{}") for seq in range(count)])
+        file.close()
+    is_found, is_read = threading.Event(), threading.Event()
+    adopt, orphans, close = Stock.adopt, folder.orphans, Producer.close
+
+    def read_slowly(epoch: UUID, file: SpoolFile, *given: Any) -> Stock:
+        if file.count() == 5:
+            is_found.set()
+            assert is_read.wait(120)
+        return adopt(epoch, file, *given)
+
+    def first_only(place: Path) -> Any:
+        monkeypatch.setattr(folder, "orphans", orphans)  # the second one dies a moment later
+        yield next(orphans(place))
+
+    def close_then(producer: Producer) -> bool:
+        assert is_found.wait(60)
+        return close(producer)
+
+    monkeypatch.setattr(Stock, "adopt", read_slowly)
+    monkeypatch.setattr(folder, "orphans", first_only)
+    monkeypatch.setattr(Producer, "close", close_then)
+    try:
+        done = drain(url, None, 0.1)
+    finally:
+        is_read.set()
+    assert (done.sent, done.left) == (0, 8)
+    eventually(lambda: [seen.state for seen in list_spools(spool_folder)] == ["orphan", "orphan"])
 
 
 LARGE = Pair(tenant="a", number=7, text="x" * 5_000)

@@ -47,6 +47,8 @@ class Adopter:
         self._stocks = stocks
         self._on_adopted = on_adopted
         self._now = now
+        #: Files that are being looked through.
+        self.reading: set[Path] = set()
         #: No thread is at it.
         self._is_idle = threading.Event()
         self._is_idle.set()
@@ -81,25 +83,34 @@ class Adopter:
         """
         adopted = 0
         for path, lock in folder.orphans(self._place):
-            stock = self._open(path, lock)
-            if stock is None:
-                continue
-            count = stock.rows.count
-            if not self._stocks.adopt(stock):
+            self.reading.add(path)
+            try:
+                adopted += self._adopt(path, lock)
+            finally:
+                self.reading.discard(path)
+            if self._stocks.is_closed:
                 break
-            adopted += 1
-            logger.info(
-                "%s adopted %d events that %s left in %s",
-                self._options.name,
-                count,
-                stock.producer,
-                path,
-                extra={"action": "spool_adopted", "events": count},
-            )
         if adopted:
             self._stocks.sweep()
             self._on_adopted()
         return adopted
+
+    def _adopt(self, path: Path, lock: Lock) -> bool:
+        stock = self._open(path, lock)
+        if stock is None:
+            return False
+        count = stock.rows.count
+        if not self._stocks.adopt(stock):
+            return False
+        logger.info(
+            "%s adopted %d events that %s left in %s",
+            self._options.name,
+            count,
+            stock.producer,
+            path,
+            extra={"action": "spool_adopted", "events": count},
+        )
+        return True
 
     def _open(self, path: Path, lock: Lock) -> Stock | None:
         try:

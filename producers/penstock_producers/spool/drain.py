@@ -19,7 +19,7 @@ class Drained:
     """
     Args:
         sent: Events that are no longer in the folder: confirmed, and of journals stored or dead-lettered.
-        left: Events of files that nobody owns.
+        left: Events of files that nobody owns, or that there was no time to read.
         error: Why the last attempt to send failed, if it did.
     """
 
@@ -48,8 +48,12 @@ def drain(broker_url: str, root: Path | None, timeout_s: float, *, queue: str = 
     with Producer(broker_url, name="penstock-spool", queue=queue, spool_folder=root, exit_deadline_s=0) as producer:
         if producer.sync(timeout_s):
             producer.await_receipts(max(0.0, deadline - time.monotonic()))
-        status = producer.status()
-    # Counted in the files, after all of them were given back.
+        last_error = producer.status().last_error
+    # Counted in the files, after all of them were given back; but one that is still looked through is given back after that.
+    status = producer.status()
     destination = folder.destination_of(folder.address_of(broker_url, queue))
-    left = sum(seen.events or 0 for seen in list_spools(root, destination) if seen.state == "orphan")
-    return Drained(max(0, status.adopted - left), left, status.last_error if left else None)
+    spools = list_spools(root, destination)
+    unread = sum(seen.events or 0 for seen in spools if seen.path in status.adopting)
+    given_back = sum(seen.events or 0 for seen in spools if seen.state == "orphan" and seen.path not in status.adopting)
+    left = given_back + unread
+    return Drained(max(0, status.adopted - given_back), left, last_error if left else None)
