@@ -60,7 +60,7 @@ class Stock:
         #: Its end is still to be told: nobody else will, and nothing more will come.
         self.is_end_due = False
         #: What was dropped of it and is still to be told, for the same reason; and whether the file has all of that.
-        self._dropped: list[DroppedRange] = []
+        self._dropped: dict[str, Ranges] = {}
         self._is_drop_noted = True
         self._awaiting: deque[tuple[float, int, int]] = deque()
         #: (last number, when the oldest up to it was accepted), in order.
@@ -87,7 +87,8 @@ class Stock:
             stock.is_end_due = stock.next_seq > 0
         else:
             stock.next_seq = None
-        stock._dropped = [DroppedRange(*part) for part in json.loads(meta.get("dropped", "[]"))]
+        for first, last, reason in json.loads(meta.get("dropped", "[]")):
+            stock._dropped.setdefault(reason, Ranges()).add(first, last)
         stock._note_age(ranges[-1][1] if ranges else 0, now())
         return stock
 
@@ -159,12 +160,16 @@ class Stock:
     @property
     def has_something(self) -> bool:
         """Whether anything of it is to be sent."""
-        return bool(self.unsent) or self.closing_envelope() is not None
+        return bool(self.unsent) or self.is_end_due or self._is_drop_due
 
     @property
     def is_needed(self) -> bool:
         """Whether who comes after us has something to do with the file: events of it, or what is to be told of them."""
-        return bool(self.rows) or self.is_end_due or bool(self._dropped)
+        return bool(self.rows) or self.is_end_due or self._is_drop_due
+
+    @property
+    def _is_drop_due(self) -> bool:
+        return any(self._dropped.values())
 
     def closing_envelope(self) -> Envelope | None:
         """
@@ -172,17 +177,23 @@ class Stock:
 
         When many ranges were dropped it is the first of several; the last one says that it is the end.
         """
-        if self.unsent or not (self.is_end_due or self._dropped):
+        if self.unsent or not (self.is_end_due or self._is_drop_due):
             return None
-        next_seq = max(part.last for part in self._dropped) + 1 if self.next_seq is None else self.next_seq
-        told = self._dropped[:RANGES_PER_ENVELOPE]
-        is_last = len(told) == len(self._dropped)
-        return Envelope(self.producer, self.epoch, next_seq, (), told, is_closed=self.is_end_due and is_last)
+        dropped = self._sorted_drops()
+        next_seq = dropped[-1].last + 1 if self.next_seq is None else self.next_seq
+        is_last = len(dropped) <= RANGES_PER_ENVELOPE
+        return Envelope(
+            self.producer, self.epoch, next_seq, (), dropped[:RANGES_PER_ENVELOPE], is_closed=self.is_end_due and is_last
+        )
+
+    def _sorted_drops(self) -> list[DroppedRange]:
+        parts = [(first, last, reason) for reason, ranges in self._dropped.items() for first, last in ranges]
+        return [DroppedRange(*part) for part in sorted(parts)]
 
     def confirm_closing(self, envelope: Envelope) -> None:
         """The broker has that one."""
-        told = set(envelope.dropped)
-        self._dropped = [part for part in self._dropped if part not in told]
+        for part in envelope.dropped:
+            self._dropped.get(part.reason, Ranges()).remove(part.first, part.last)
         self.is_end_due = self.is_end_due and not envelope.is_closed
 
     def confirm(self, first: int, last: int) -> int:
@@ -202,12 +213,8 @@ class Stock:
 
     def drop(self, first: int, last: int, reason: str) -> None:
         """Give up events of an adopted file; its epoch is told by closing envelopes, if need be by the next who adopts it."""
-        parts, begin = self._dropped, first
-        if parts and (parts[-1].last, parts[-1].reason) == (first - 1, reason):
-            *parts, joined = parts
-            begin = joined.first
         # In this order: what comes in between has them told, and not settled; then they are dropped once more.
-        self._dropped = [*parts, DroppedRange(begin, last, reason)]
+        self._dropped.setdefault(reason, Ranges()).add(first, last)
         self._is_drop_noted = False
         self.settle(first, last)
 
@@ -239,7 +246,7 @@ class Stock:
         if self.is_journal:
             self.note()
         if not self._is_drop_noted:
-            self.file.set_meta(dropped=_told(self._dropped))
+            self.file.set_meta(dropped=_told(self._sorted_drops()))
             self._is_drop_noted = True
         try:
             self.file.delete(list(self.done))
