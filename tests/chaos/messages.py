@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from typing import Any, Self
@@ -88,7 +89,7 @@ class Messages:
 
     def wipe(self, how: str) -> list[Key]:
         """
-        Forget messages; returns the events that were in them.
+        Forget messages; returns the events that they told of.
 
         Redis forgets everything there is. RabbitMQ loses the queue itself ("delete") or the messages in it ("purge"); no worker
         may have a connection then, or it would not be known what was in its hands.
@@ -99,7 +100,8 @@ class Messages:
                 together.hvals(_LEASED)
                 together.flushall()
                 waiting, leased, _ = together.execute()
-            return [key for message in [*waiting, *leased] for key in _events_of(json.loads(message)["headers"])]
+            messages = [json.loads(message) for message in [*waiting, *leased]]
+            return [key for message in messages for key in _told_in(message["headers"], base64.b64decode(message["body"]))]
         # A worker's end is noticed a moment later, and what it had comes back with it.
         eventually(lambda: self._declared().consumer_count == 0, within_s=240)
         taken: list[Any] = []
@@ -117,7 +119,7 @@ class Messages:
         self._channel.basic_cancel(consumer)
         if how == "delete":
             self._channel.queue_delete(QUEUE)
-        return [key for message in taken for key in _events_of(message.headers)]
+        return [key for message in taken for key in _told_in(message.headers, message.body)]
 
     def _declared(self) -> Any:
         return self._channel.queue_declare(QUEUE, passive=True)
@@ -130,5 +132,7 @@ class Messages:
             return
 
 
-def _events_of(headers: dict[str, Any]) -> list[Key]:
-    return [(headers["epoch"], seq) for seq in range(headers["seq"], headers["seq"] + headers["count"])]
+def _told_in(headers: dict[str, Any], body: bytes | str) -> list[Key]:
+    """The events that this message alone tells of: those in it, and those that it says were dropped."""
+    dropped = [seq for first, last, _ in json.loads(body)["dropped"] for seq in range(first, last + 1)]
+    return [(headers["epoch"], seq) for seq in [*range(headers["seq"], headers["seq"] + headers["count"]), *dropped]]

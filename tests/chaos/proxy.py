@@ -31,7 +31,8 @@ class Proxy:
         self.is_closed = False
         #: Pieces of data that were late, and that were held.
         self.delayed = self.held = 0
-        self._open: set[asyncio.Transport] = set()
+        #: By the client's side, the server's.
+        self._open: dict[asyncio.Transport, asyncio.Transport] = {}
         self._loop = asyncio.new_event_loop()
         self._flow = asyncio.Event()
         self._flow.set()
@@ -72,10 +73,12 @@ class Proxy:
         return future.result(30)
 
     async def _cut(self) -> int:
-        transports = list(self._open)
-        for transport in transports:
-            transport.abort()
-        return len(transports)
+        pairs = list(self._open.items())
+        for client, server in pairs:
+            # Both here, now: what is held waits with its own side's end for the release.
+            client.abort()
+            server.abort()
+        return len(pairs)
 
     async def _stop(self) -> None:
         self._server.close()
@@ -95,7 +98,7 @@ class Proxy:
         except OSError:
             client.abort()
             return
-        self._open.add(client)
+        self._open[client] = to_server[1].transport
         pumps = [
             asyncio.ensure_future(self._pump(reader, to_server[1])),
             asyncio.ensure_future(self._pump(to_server[0], writer)),
@@ -104,7 +107,7 @@ class Proxy:
             # Either side's end is the end: no protocol here uses half-closed connections.
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._open.discard(client)
+            self._open.pop(client, None)
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
