@@ -285,9 +285,16 @@ class Buffer:
             self.held.wake()
         self._tell(count, SPOOL_CORRUPT)
 
-    def take_drops(self) -> list[DroppedRange]:
-        """Dropped numbers that no envelope has told of; they are the caller's to tell now."""
+    def tell_drops_again(self) -> None:
+        """The broker has lost events of this epoch, and perhaps what was told of those that were dropped."""
         with self.lock:
+            self.drops.tell_again()
+            self.held.wake()
+
+    def all_drops(self) -> list[DroppedRange]:
+        """Dropped numbers, told or not: for who adopts what is left, and may find that the broker has lost all of it."""
+        with self.lock:
+            self.drops.tell_again()
             return self.drops.take()
 
     def stalled_at(self) -> float:

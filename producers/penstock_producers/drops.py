@@ -49,6 +49,8 @@ class Drops:
         self.seqs = Ranges()
         #: Ranges not yet in an envelope: (reason, last) -> first. By their end, because numbers only grow.
         self._ranges: dict[tuple[str, int], int] = {}
+        #: Those that are in one, in the order in which they went: the broker may lose it.
+        self._told: dict[tuple[str, int], int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._ranges)
@@ -67,10 +69,19 @@ class Drops:
         """Taken, and not delivered: they go with the next envelope."""
         for part in ranges:
             self._ranges[part.reason, part.last] = part.first
+            self._told.pop((part.reason, part.last), None)
+
+    def tell_again(self) -> None:
+        """The broker has lost something: all that is remembered goes once more. To hear it twice changes nothing."""
+        self._ranges.update(self._told)
+        self._told.clear()
 
     def take(self, limit: int | None = None) -> list[DroppedRange]:
         """Up to `limit` ranges, lowest first, or all; they are the caller's to deliver now."""
         ranges = sorted((first, last, reason) for (reason, last), first in self._ranges.items())[:limit]
-        for _, last, reason in ranges:
+        for first, last, reason in ranges:
+            self._told[reason, last] = first
             del self._ranges[reason, last]
+        while len(self._told) > _MAX_RANGES:
+            del self._told[next(iter(self._told))]
         return [DroppedRange(*part) for part in ranges]

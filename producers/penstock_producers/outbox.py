@@ -86,7 +86,9 @@ class Outbox:
         self.spool = spool
         buffer.move_to(spool)
         self.adopter = Adopter(self.options, spool.folder, spool.stocks, self._meet_adopted)
-        self.receipts = Receipts(spool.stocks, self.options.name, first_held=buffer.first_held, wake=buffer.wake)
+        self.receipts = Receipts(
+            spool.stocks, self.options.name, first_held=buffer.first_held, on_lost=buffer.tell_drops_again, wake=buffer.wake
+        )
         self.keeper = Keeper(self.options, buffer, spool, self.adopter, is_away=self._is_away, on_turn=self._listen)
 
     @property
@@ -207,7 +209,7 @@ class Outbox:
         self.answers.end()
         if self.spool is not None:
             if is_whole:
-                self.spool.close(self.buffer.next_seq, self.buffer.take_drops())
+                self.spool.close(self.buffer.next_seq, self.buffer.all_drops())
             else:
                 self.spool.close()
 

@@ -203,6 +203,49 @@ def test_a_disk_that_refuses_is_the_policys_matter(policy: Any) -> None:
         eventually(lambda: published(producer))
 
 
+def full_journal(transport: MemoryTransport) -> Producer:
+    """Its disk had room for some of its events, and its broker confirmed all, and what was dropped; nothing is answered."""
+    transport.outcome = None
+    producer = journal(transport, name="full", spool_max_bytes=200_000, exit_deadline_s=0.1, linger_s=0.001)
+    for number in range(300):
+        producer.publish(Pair(tenant="a", number=number, text="x" * 1_000))
+    assert producer.flush(60)
+    eventually(lambda: told_drops(transport) == producer.status().dropped["spool_full"] > 0)
+    return producer
+
+
+def told_drops(transport: MemoryTransport) -> int:
+    return sum(part.last - part.first + 1 for envelope in transport.envelopes for part in envelope.dropped)
+
+
+def test_what_was_dropped_is_told_again_when_the_broker_has_lost_something() -> None:
+    transport = MemoryTransport()
+    with full_journal(transport) as producer:
+        told = told_drops(transport)
+        assert producer._outbox.receipts is not None
+        transport.envelopes.clear()
+        producer._outbox.receipts.unknown(producer.status().epoch, 0, 7)
+        eventually(lambda: told_drops(transport) == told)
+        eventually(lambda: {event.seq for event in transport.events()} == set(range(8)))
+
+
+def test_who_adopts_a_journal_tells_again_what_was_dropped_of_it() -> None:
+    first, second = MemoryTransport(), MemoryTransport()
+    producer = full_journal(first)
+    told, epoch = told_drops(first), producer.status().epoch
+    producer.close(0.1)
+    second.outcome = None
+    with memory_producer(second, exit_deadline_s=0.1) as adopter:
+        assert adopter.sync(60)
+        eventually(lambda: any(envelope.is_closed for envelope in second.envelopes if envelope.epoch == epoch))
+        assert told_drops(second) == told
+        second.envelopes.clear()
+        adopter._outbox.receipts.unknown(epoch, 0, 7)  # type: ignore[union-attr]
+        eventually(lambda: any(envelope.is_closed for envelope in second.envelopes if envelope.epoch == epoch))
+        assert told_drops(second) == told
+        assert {event.seq for event in second.events()} == set(range(8))
+
+
 def published(producer: Producer) -> bool:
     try:
         producer.publish(PAIR)

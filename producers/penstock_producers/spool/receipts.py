@@ -25,13 +25,23 @@ class Receipts:
     Args:
         name: Of the producer, for the log.
         first_held: The lowest number of this epoch that is in memory and not confirmed.
+        on_lost: Called, without a lock held, when the broker has lost events of this epoch.
         wake: Called, without a lock held, when there is something to send that was not before.
     """
 
-    def __init__(self, stocks: Stocks, name: str, *, first_held: Callable[[], float], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stocks: Stocks,
+        name: str,
+        *,
+        first_held: Callable[[], float],
+        on_lost: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
         self._stocks = stocks
         self._name = name
         self._first_held = first_held
+        self._on_lost = on_lost
         self._wake = wake
 
     def overdue(self) -> Mapping[UUID, Sequence[SeqRange]]:
@@ -65,6 +75,9 @@ class Receipts:
             if stock is None or not stock.is_journal or not stock.lose(first, last):
                 return
             stocks.look(stock)
+            is_own = stock is stocks.own
+        if is_own:
+            self._on_lost()
         logger.warning(
             "%s: the broker has lost events %d to %d, they are sent again",
             self._name,

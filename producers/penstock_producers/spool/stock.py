@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from penstock_producers.drops import RANGES_PER_ENVELOPE
@@ -62,6 +62,9 @@ class Stock:
         #: What was dropped of it and is still to be told, for the same reason; and whether the file has all of that.
         self._dropped: dict[str, Ranges] = {}
         self._is_drop_noted = True
+        #: What of it was told, the end included, and must be told again should the broker lose it.
+        self._told_drops: dict[str, Ranges] = {}
+        self._is_end_told = False
         self._awaiting: deque[tuple[float, int, int]] = deque()
         #: (last number, when the oldest up to it was accepted), in order.
         self._ages: deque[tuple[int, float]] = deque()
@@ -179,22 +182,20 @@ class Stock:
         """
         if self.unsent or not (self.is_end_due or self._is_drop_due):
             return None
-        dropped = self._sorted_drops()
+        dropped = _sorted_drops(self._dropped)
         next_seq = dropped[-1].last + 1 if self.next_seq is None else self.next_seq
         is_last = len(dropped) <= RANGES_PER_ENVELOPE
         return Envelope(
             self.producer, self.epoch, next_seq, (), dropped[:RANGES_PER_ENVELOPE], is_closed=self.is_end_due and is_last
         )
 
-    def _sorted_drops(self) -> list[DroppedRange]:
-        parts = [(first, last, reason) for reason, ranges in self._dropped.items() for first, last in ranges]
-        return [DroppedRange(*part) for part in sorted(parts)]
-
     def confirm_closing(self, envelope: Envelope) -> None:
         """The broker has that one."""
         for part in envelope.dropped:
             self._dropped.get(part.reason, Ranges()).remove(part.first, part.last)
-        self.is_end_due = self.is_end_due and not envelope.is_closed
+            self._told_drops.setdefault(part.reason, Ranges()).add(part.first, part.last)
+        if envelope.is_closed:
+            self.is_end_due, self._is_end_told = False, True
 
     def confirm(self, first: int, last: int) -> int:
         """The broker has these, sent from memory or from here. How many were counted as to be sent from here."""
@@ -224,7 +225,16 @@ class Stock:
         for begin, end in lost:
             self.unsent.add(begin, end)
             self._note_age(end, self._now())
+        if lost:
+            self._tell_again()
         return bool(lost)
+
+    def _tell_again(self) -> None:
+        for reason, ranges in self._told_drops.items():
+            for first, last in ranges:
+                self._dropped.setdefault(reason, Ranges()).add(first, last)
+        self._told_drops.clear()
+        self.is_end_due, self._is_end_told = self.is_end_due or self._is_end_told, False
 
     def overdue(self) -> list[SeqRange]:
         """What was confirmed some time ago and has no receipt."""
@@ -246,7 +256,7 @@ class Stock:
         if self.is_journal:
             self.note()
         if not self._is_drop_noted:
-            self.file.set_meta(dropped=_told(self._sorted_drops()))
+            self.file.set_meta(dropped=_told(_sorted_drops(self._dropped, self._told_drops)))
             self._is_drop_noted = True
         try:
             self.file.delete(list(self.done))
@@ -289,6 +299,11 @@ class Stock:
                 self.file.close()
             self.file = None
         self.lock.release(is_done=is_done)
+
+
+def _sorted_drops(*dropped: Mapping[str, Ranges]) -> list[DroppedRange]:
+    parts = [(first, last, reason) for one in dropped for reason, ranges in one.items() for first, last in ranges]
+    return [DroppedRange(*part) for part in sorted(parts)]
 
 
 def _told(dropped: Sequence[DroppedRange]) -> str:
