@@ -229,11 +229,12 @@ def broker_wiped(site: Site, fault: Fault) -> str:
             site.to_broker.hold()
         try:
             with Messages(site.broker_url) as messages:
-                gone = messages.wipe(fault.variant)
+                gone, untold = messages.wipe(fault.variant)
         finally:
             site.to_broker.release()
             site.from_broker.is_closed = False
-    site.wiped.update(gone)
+    site.wiped.update(gone, untold)
+    site.untold.update(untold)
     if not gone:
         raise Missed("there was no event to lose")
     return f"{len(gone)} events are gone"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -87,9 +88,9 @@ class Messages:
         confirming.close()
         self._channel.close()
 
-    def wipe(self, how: str) -> list[Key]:
+    def wipe(self, how: str) -> tuple[list[Key], list[Key]]:
         """
-        Forget messages; returns the events that they told of.
+        Forget messages; returns the events that were in them, and those that they said were dropped.
 
         Redis forgets everything there is. RabbitMQ loses the queue itself ("delete") or the messages in it ("purge"); no worker
         may have a connection then, or it would not be known what was in its hands.
@@ -101,7 +102,7 @@ class Messages:
                 together.flushall()
                 waiting, leased, _ = together.execute()
             messages = [json.loads(message) for message in [*waiting, *leased]]
-            return [key for message in messages for key in _told_in(message["headers"], base64.b64decode(message["body"]))]
+            return _told_in([(message["headers"], base64.b64decode(message["body"])) for message in messages])
         # A worker's end is noticed a moment later, and what it had comes back with it.
         eventually(lambda: self._declared().consumer_count == 0, within_s=240)
         taken: list[Any] = []
@@ -119,7 +120,7 @@ class Messages:
         self._channel.basic_cancel(consumer)
         if how == "delete":
             self._channel.queue_delete(QUEUE)
-        return [key for message in taken for key in _told_in(message.headers, message.body)]
+        return _told_in([(message.headers, message.body) for message in taken])
 
     def _declared(self) -> Any:
         return self._channel.queue_declare(QUEUE, passive=True)
@@ -132,7 +133,10 @@ class Messages:
             return
 
 
-def _told_in(headers: dict[str, Any], body: bytes | str) -> list[Key]:
-    """The events that this message alone tells of: those in it, and those that it says were dropped."""
-    dropped = [seq for first, last, _ in json.loads(body)["dropped"] for seq in range(first, last + 1)]
-    return [(headers["epoch"], seq) for seq in [*range(headers["seq"], headers["seq"] + headers["count"]), *dropped]]
+def _told_in(messages: Sequence[tuple[dict[str, Any], bytes | str]]) -> tuple[list[Key], list[Key]]:
+    events, dropped = [], []
+    for headers, body in messages:
+        epoch, first = headers["epoch"], headers["seq"]
+        events += [(epoch, seq) for seq in range(first, first + headers["count"])]
+        dropped += [(epoch, seq) for start, last, _ in json.loads(body)["dropped"] for seq in range(start, last + 1)]
+    return events, dropped

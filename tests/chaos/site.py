@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -245,6 +245,8 @@ class Site:
     extra_proxies: list[Proxy] = field(default_factory=list)
     #: Events that were in a broker when it lost its data.
     wiped: set[Key] = field(default_factory=set)
+    #: Of these, events that a message said were dropped.
+    untold: set[Key] = field(default_factory=set)
     #: Pool children of killed workers, which see that a moment later.
     orphans: list[psutil.Process] = field(default_factory=list)
     is_ending: bool = False
@@ -308,6 +310,8 @@ class Site:
     def published(self) -> list[Published]:
         """Everything that any writer logged."""
         found = [one for writer in [*self.writers, *self.past_writers] for one in writer.published()]
+        # A journal does not have what it dropped: who says so is a message, and it is told again only with events of the epoch.
+        found = [replace(one, is_journaled=False) if one.key in self.untold else one for one in found]
         return found + list(self.canary.published())
 
     def spooled(self, folder: Path) -> list[Path]:
