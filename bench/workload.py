@@ -9,15 +9,20 @@ field is set (NULL where a finished task has nothing to say), and most words are
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from bench.figures import digest_of
 from penstock_schemas import Record
+from penstock_schemas.records.guardian import GuardianMetric
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
-from penstock_schemas.wire import Envelope, encode_event, new_epoch
+from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event, new_epoch
 
 TASKS_PER_SESSION = 200
 EVENTS_PER_MESSAGE = 500
@@ -37,6 +42,7 @@ class Message:
 
     body: bytes
     headers: dict[str, object]
+    content_type: str = CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,18 @@ class Workload:
     Messages of sessions and of tasks.
 
     Args:
-        checksum: Over the tasks as they were sent, see `task_digest`; says whether what is stored is what was sent.
+        sessions: What the tasks refer to.
+        tasks: What is measured.
+        events: How many tasks.
+        checksum: Over the tasks as they are to be stored, see `task_md5`; says whether what is stored is what was sent.
+        before: Messages of the tasks that are there before.
     """
 
     sessions: list[Message]
     tasks: list[Message]
     events: int
-    checksum: str
+    checksum: int
+    before: list[Message] = field(default_factory=list)
 
     @property
     def bytes_per_event(self) -> float:
@@ -60,16 +71,143 @@ class Workload:
 
 
 def build_workload(events: int) -> Workload:
-    """Sessions with 200 tasks each, `events` tasks in all."""
-    chance = random.Random(_SEED)
+    """New tasks: sessions with 200 tasks each, `events` tasks in all."""
+    sessions, tasks = build_records(events)
+    return Workload(_sessions(sessions), list(encode("bench-tasks", tasks)), events, checksum(tasks))
+
+
+def build_updates(events: int) -> Workload:
+    """The same tasks twice: as they ran, and, as full records of a newer version, with a better translation."""
+    sessions, tasks = build_records(events)
+    newer = [task.model_copy(update=_correction(number)) for number, task in enumerate(tasks)]
+    before = list(encode("bench-before", tasks))
+    return Workload(_sessions(sessions), list(encode("bench-updates", newer)), events, checksum(newer), before)
+
+
+def build_corrections(events: int) -> Workload:
+    """Tasks that are there, and partial records that set three fields of each."""
+    sessions, tasks = build_records(events)
+    changes = [_correction(number) for number in range(events)]
+    partial = [
+        TranslationTask(task_id=task.task_id, session_id=task.session_id, **change)
+        for task, change in zip(tasks, changes, strict=True)
+    ]
+    after = [task.model_copy(update=change) for task, change in zip(tasks, changes, strict=True)]
+    before = list(encode("bench-before", tasks))
+    return Workload(_sessions(sessions), list(encode("bench-partial", partial)), events, checksum(after), before)
+
+
+def build_records(events: int, seed: int = _SEED) -> tuple[list[TranslationSession], list[TranslationTask]]:
+    """Sessions and tasks as objects; another seed gives other keys."""
+    chance = random.Random(seed)
     sessions = [_session(chance, number) for number in range(-(-events // TASKS_PER_SESSION))]
-    tasks = [_task(chance, sessions[number // TASKS_PER_SESSION], number) for number in range(events)]
-    return Workload(
-        list(encode("bench-sessions", sessions)),
-        list(encode("bench-tasks", tasks)),
-        events,
-        _checksum(tasks),
+    return sessions, [_task(chance, sessions[number // TASKS_PER_SESSION], number) for number in range(events)]
+
+
+@dataclass(frozen=True, slots=True)
+class SmallMessages:
+    """The same tasks, each in a message of its own."""
+
+    cloudevents: list[Message]
+    envelopes: list[Message]
+
+
+def build_small(events: int) -> SmallMessages:
+    """New tasks, one a message."""
+    _, tasks = build_records(events)
+    return SmallMessages(
+        [_cloudevent(task, number) for number, task in enumerate(tasks)],
+        list(encode("bench-small", tasks, per_message=1)),
     )
+
+
+def _cloudevent(task: TranslationTask, number: int) -> Message:
+    assert task.completed_at
+    head = {
+        "specversion": "1.0",
+        "id": str(number),
+        "source": "bench",
+        "type": task.__record__.type,
+        "time": task.completed_at.isoformat(),
+    }
+    body = b'%b,"data":%b}' % (json.dumps(head).encode()[:-1], task.to_json())
+    return Message(body, {}, "application/cloudevents+json")
+
+
+def build_metrics(events: int) -> tuple[list[Message], int]:
+    """
+    Readings of agents, a tenth of a second apart, and their checksum.
+
+    They begin yesterday: whenever this runs, there are partitions for that.
+    """
+    chance = random.Random(_SEED)
+    began = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    metrics = [
+        GuardianMetric(
+            id=UUID(int=chance.getrandbits(128), version=4),
+            timestamp=began + timedelta(milliseconds=100 * number),
+            agent_performance={
+                "planner_ms": chance.randint(1, 900),
+                "critic_ms": chance.randint(1, 900),
+                "agent": f"a{number % 40}",
+            },
+            cache_stats={"hits": chance.randint(0, 10_000), "misses": number, "tier": "warm"},
+        )
+        for number in range(events)
+    ]
+    return list(encode("bench-metrics", metrics)), digest_of(list(map(metric_md5, metrics)))
+
+
+#: The MD5 of one stored metric, equal to that of the metric as it was sent.
+METRIC_MD5_SQL = (
+    "md5(concat_ws('|', id, (extract(epoch FROM timestamp) * 1000)::bigint, agent_performance ->> 'planner_ms',"
+    " agent_performance ->> 'critic_ms', agent_performance ->> 'agent', cache_stats ->> 'hits', cache_stats ->> 'misses',"
+    " cache_stats ->> 'tier'))"
+)
+
+
+def metric_md5(metric: GuardianMetric) -> str:
+    """See `METRIC_MD5_SQL`."""
+    assert metric.agent_performance
+    assert metric.cache_stats
+    moment = round(metric.timestamp.timestamp() * 1000)
+    agents = [metric.agent_performance[name] for name in ("planner_ms", "critic_ms", "agent")]
+    caches = [metric.cache_stats[name] for name in ("hits", "misses", "tier")]
+    return hashlib.md5("|".join(map(str, [metric.id, moment, *agents, *caches])).encode()).hexdigest()
+
+
+def _sessions(sessions: list[TranslationSession]) -> list[Message]:
+    return list(encode("bench-sessions", sessions))
+
+
+def _correction(number: int) -> dict[str, Any]:
+    return {"translated_text": f"{_WORDS[number % len(_WORDS)]} №{number}", "tokens": number % 1000, "retry_count": 1}
+
+
+def copies(messages: Sequence[Message], count: int) -> Iterator[Message]:
+    """
+    The messages many times over, each time as another producer process with other keys: its sessions' first eight digits.
+
+    Made one by one, for a backlog need not fit into the bench's memory. The content of the rows repeats.
+    """
+    firsts = {key for message in messages for key in re.findall(rb'"session_id":"([0-9a-f]{8}-)', message.body)}
+    assert firsts
+    pattern = re.compile(b"|".join(re.escape(b'"' + first) for first in firsts))
+    for number in range(count):
+        epoch = str(new_epoch())
+        for message in messages:
+            was = str(message.headers["epoch"])
+            body = message.body.replace(was.encode(), epoch.encode(), 1)
+            yield Message(_renamed(pattern, body, number), message.headers | {"epoch": epoch})
+
+
+def _renamed(pattern: re.Pattern[bytes], body: bytes, number: int) -> bytes:
+    """Keys of another copy: the number is added to the first group of the UUID, which stays one to one."""
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        return b'"%08x-' % ((int(match[0][1:9], 16) + number * 0x9E3779B1) & 0xFFFF_FFFF)
+
+    return pattern.sub(replaced, body)
 
 
 def encode(producer: str, records: Sequence[Record], per_message: int = EVENTS_PER_MESSAGE) -> Iterator[Message]:
@@ -90,15 +228,15 @@ def encode(producer: str, records: Sequence[Record], per_message: int = EVENTS_P
         yield Message(envelope.body(), envelope.headers())
 
 
-#: The digest of one stored task, equal to that of the task as it was sent; the order of keys is that of COLLATE "C".
-TASK_DIGEST_SQL = (
+#: The MD5 of one stored task, equal to that of the task as it was sent.
+TASK_MD5_SQL = (
     "md5(concat_ws('|', task_id, session_id, sequence, status, source_text, translated_text, model, tokens, retry_count,"
     " (extract(epoch FROM created_at) * 1000)::bigint, (extract(epoch FROM completed_at) * 1000)::bigint, metadata ->> 'page'))"
 )
 
 
-def task_digest(task: TranslationTask) -> str:
-    """See `TASK_DIGEST_SQL`."""
+def task_md5(task: TranslationTask) -> str:
+    """See `TASK_MD5_SQL`."""
     assert task.created_at
     assert task.completed_at
     assert task.metadata
@@ -108,9 +246,20 @@ def task_digest(task: TranslationTask) -> str:
     return hashlib.md5(line.encode()).hexdigest()
 
 
-def _checksum(tasks: list[TranslationTask]) -> str:
-    lines = "".join(task_digest(task) for task in sorted(tasks, key=lambda task: task.task_id.encode()))
-    return hashlib.md5(lines.encode()).hexdigest()
+#: Of what is in a task, but for its keys: `copies` have it in common.
+CONTENT_MD5_SQL = "md5(concat_ws('|', sequence, status, source_text, translated_text, model, tokens))"
+
+
+def content_checksum(events: int) -> int:
+    """Over the content of new tasks, see `CONTENT_MD5_SQL`."""
+    _, tasks = build_records(events)
+    texts = ([task.sequence, task.status, task.source_text, task.translated_text, task.model, task.tokens] for task in tasks)
+    return digest_of([hashlib.md5("|".join(map(str, parts)).encode()).hexdigest() for parts in texts])
+
+
+def checksum(tasks: Iterable[TranslationTask]) -> int:
+    """Over tasks, whatever their order."""
+    return digest_of(list(map(task_md5, tasks)))
 
 
 def _session(chance: random.Random, number: int) -> TranslationSession:
