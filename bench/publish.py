@@ -1,8 +1,8 @@
 """
 What `publish()` costs its caller: four threads that do nothing else, with the broker there and away.
 
-Each round publishes the same records through a new producer with its defaults ("spill"), and with a journal; both while a worker
-stores what comes, and both with the broker stopped. The threads call `publish()` without a pause, so that a call's time
+Each round publishes the same records through a new producer with its defaults ("spill"), and with a journal, both while a
+worker stores what comes and with the broker stopped. The threads call `publish()` without a pause, so that a call's time
 holds what it waits for the other threads, and for the one that sends. After each measurement all rows are compared with what
 was sent: where the broker was away, once it is back.
 """
