@@ -8,11 +8,12 @@ from typing import Any
 
 from bench.backlog import Backlog
 from bench.race import Race, Task, drained_tasks
+from bench.records import METRIC_MD5_SQL
 from bench.site import Site
 from bench.table import Table
-from bench.workload import METRIC_MD5_SQL, build_metrics
+from bench.workload import build_metrics
 
-EVENTS = 300_000
+EVENTS = 200_000
 
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:

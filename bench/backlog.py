@@ -11,8 +11,6 @@ from uuid import uuid4
 
 import redis
 from kombu.connection import Connection
-from kombu.entity import Exchange
-from kombu.messaging import Producer
 
 from bench.site import RoundVoid, Site
 from bench.workload import Message
@@ -22,7 +20,7 @@ from penstock_schemas.wire import QUEUE
 __all__ = ["Backlog", "event_count"]
 
 #: Messages in one pipeline to Redis; a bound for what is held in memory, not for the rate.
-_PIPELINE_MESSAGES = 200
+_PIPELINE_MESSAGES = 50
 _ARRIVAL_S = 300.0
 #: Where messages are filled in that no worker is to see yet.
 _PARKED = "bench.parked"
@@ -85,19 +83,17 @@ class Backlog:
 
     def _publish(self, messages: Iterable[Message]) -> int:
         """Without waiting for a confirm each: `put` waits until all have arrived."""
-        producer = Producer(self._channel, exchange=Exchange(""), auto_declare=False)
         count = 0
         for message in messages:
             count += 1
-            producer.publish(
+            prepared = self._channel.prepare_message(
                 message.body,
-                exchange="",
-                routing_key=QUEUE,
-                headers=message.headers,
                 content_type=message.content_type,
                 content_encoding="binary",
-                delivery_mode=2,
+                headers=message.headers,
+                properties={"delivery_mode": 2},
             )
+            self._channel.basic_publish(prepared, exchange="", routing_key=QUEUE)
         return count
 
 

@@ -19,10 +19,11 @@ from typing import Any
 from bench.backlog import Backlog
 from bench.figures import alternate, median, rates, spread
 from bench.race import store
+from bench.records import TASK_MD5_SQL
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import timed_drain
-from bench.workload import EVENTS_PER_MESSAGE, TASK_MD5_SQL, Message, Workload, build_workload
+from bench.workload import EVENTS_PER_MESSAGE, Message, Workload, build_workload
 from penstock_worker.store.copy_text import MAX_INDEXED_BYTES
 
 _DAMAGES = (

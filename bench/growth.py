@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -19,15 +20,17 @@ import psycopg
 from bench.backlog import Backlog
 from bench.figures import alternate, median, rates, spread
 from bench.race import store
+from bench.records import TASK_MD5_SQL, build_records, checksum
 from bench.site import RoundVoid, Site, describe
 from bench.table import OWN_TABLES, Table
 from bench.workers import timed_drain
-from bench.workload import TASK_MD5_SQL, build_records, build_workload, checksum, encode
+from bench.workload import build_workload, encode
 from penstock_migrations.run import upgrade
+from penstock_schemas.records.translation import TranslationSession, TranslationTask
 from penstock_schemas.registry import load_registry
 
 #: New events of one measurement.
-EVENTS = 100_000
+EVENTS = 50_000
 SIZES = (100_000, 1_000_000, 10_000_000)
 #: Rows that a worker stores, and that are copied.
 _SEED_ROWS = 20_000
@@ -90,6 +93,7 @@ def _result(
             for size in sizes
         ],
         "rows": after[sizes[-1]]["rows"],
+        "bytes_per_row": after[sizes[-1]]["bytes_per_row"],
         "indexes": Table(place, "translation.tasks", TASK_MD5_SQL).indexes(),
         "conflict_ratio": 0.0,
         **describe(place),
@@ -171,8 +175,14 @@ def _insert(connection: psycopg.Connection[Any], table: str, numbers: str, chang
     connection.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {seed} AS s, {numbers}")
 
 
+@lru_cache(maxsize=1)
+def _records(events: int, seed: int) -> tuple[list[TranslationSession], list[TranslationTask]]:
+    """The databases take the same ones in turn."""
+    return build_records(events, seed)
+
+
 def _drain(place: Site, backlog: Backlog, events: int, seed: int) -> float:
-    sessions, tasks = build_records(events, seed)
+    sessions, tasks = _records(events, seed)
     place.connection.execute(f"TRUNCATE {OWN_TABLES}")
     backlog.put(encode(f"bench-{seed}", tasks))
     place.connection.execute("CHECKPOINT")

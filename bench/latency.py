@@ -16,11 +16,11 @@ import psycopg
 
 from bench.backlog import Backlog
 from bench.figures import median, percentile, spread
+from bench.records import TASK_MD5_SQL, build_records, checksum
 from bench.service import service
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import workers
-from bench.workload import TASK_MD5_SQL, build_records, checksum
 
 EVENTS = 10_000
 PER_S = 1_000
@@ -59,8 +59,7 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         "events_per_s": PER_S,
         **{name: round(median(of_rounds), 1) for name, of_rounds in values.items()},
         "spread": {name: spread(of_rounds, 1) for name, of_rounds in values.items()},
-        "rows": table.rows(),
-        "indexes": table.indexes(),
+        **table.about(),
         "conflict_ratio": 0.0,
         **describe(place),
     }

@@ -14,13 +14,14 @@ from typing import Any
 
 from bench.backlog import Backlog
 from bench.race import Race, Task, store
+from bench.records import TASK_MD5_SQL
 from bench.service import Service, service
 from bench.site import RoundVoid, Site
 from bench.table import Table
 from bench.workers import ended_events, until, workers
-from bench.workload import TASK_MD5_SQL, build_workload
+from bench.workload import build_workload
 
-EVENTS = 200_000
+EVENTS = 150_000
 
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:

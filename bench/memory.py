@@ -16,10 +16,11 @@ from typing import Any
 from bench.backlog import Backlog
 from bench.figures import spread
 from bench.processes import watched_memory
+from bench.records import CONTENT_MD5_SQL, build_records, content_checksum
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import ended_events, until, worker
-from bench.workload import CONTENT_MD5_SQL, Workload, build_workload, content_checksum, copies
+from bench.workload import Workload, build_workload, copies
 
 #: Of the long backlog.
 EVENTS = 5_000_000
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """The long backlog's memory, and how many times the short one's that is."""
     made = min(_MADE_EVENTS, arguments.short)
-    load, content = build_workload(made), content_checksum(made)
+    load, content = build_workload(made), content_checksum(build_records(made)[1])
     table = Table(place, "translation.tasks", CONTENT_MD5_SQL)
     with closing(Backlog(place)) as backlog:
         sizes = [arguments.short, arguments.events, arguments.short]
@@ -56,7 +57,7 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         "ratio": round(long["resident_mb"] / short_mb, 3),
         "spread": {"short_resident_mb": spread([first["resident_mb"], last["resident_mb"]], 1)},
         "backlogs": rounds,
-        "indexes": table.indexes(),
+        **table.about(),
         "conflict_ratio": 0.0,
         **describe(place),
     }

@@ -20,10 +20,11 @@ from psycopg.types.json import Jsonb
 from bench.backlog import Backlog
 from bench.figures import alternate, median, spread
 from bench.race import store
+from bench.records import TASK_MD5_SQL, build_records, checksum
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import until, worker
-from bench.workload import TASK_MD5_SQL, Workload, build_records, build_workload, checksum
+from bench.workload import Workload, build_workload
 from penstock_schemas.records.translation import TranslationTask
 
 EVENTS = 200_000
@@ -70,8 +71,7 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         "spread": batches["spread"],
         "one_insert_an_event": single,
         "ratio": round(batches["wal_bytes"] / single["wal_bytes"], 3),
-        "rows": table.rows(),
-        "indexes": table.indexes(),
+        **table.about(),
         "conflict_ratio": 0.0,
         **describe(place),
     }

@@ -15,11 +15,12 @@ from typing import Any
 
 from bench.backlog import Backlog
 from bench.figures import median, percentile, rotated, spread
+from bench.records import TASK_MD5_SQL
 from bench.service import Service, service
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import ended_events, until, workers
-from bench.workload import TASK_MD5_SQL, build_workload
+from bench.workload import build_workload
 
 EVENTS = 40_000
 THREADS = 4
@@ -59,7 +60,8 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         "p99_us": modes["spill"]["p99_us"],
         "spread": modes["spill"]["spread"],
         "modes": modes,
-        "rows": table.rows(),
+        **table.about(),
+        "conflict_ratio": 0.0,
         "message_bytes_per_event": round(load.bytes_per_event),
         **describe(place),
     }

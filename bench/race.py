@@ -15,10 +15,11 @@ from typing import Any
 
 from bench.backlog import Backlog, event_count
 from bench.figures import alternate, median, rates, spread
+from bench.records import TASK_MD5_SQL
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import timed_drain
-from bench.workload import TASK_MD5_SQL, Message, Workload
+from bench.workload import Message, Workload
 
 __all__ = ["Race", "Task", "drained_tasks", "store", "task_race"]
 
@@ -57,10 +58,13 @@ class Race:
 
     def run(self, rounds: int) -> dict[str, list[float]]:
         """Seconds by contender: `task`, `copy_1`, `copy_2`."""
+        return alternate({"task": self._task, **self.copies()}, rounds)
+
+    def copies(self) -> dict[str, Callable[[], float]]:
+        """The first round, and then what measures COPY of its rows: `copy_1`, `copy_2`."""
         self._task()
         self._lines = self.task.table.export()
-        copies = {f"copy_{number}": self._copy_over(number) for number in self.connections}
-        return alternate({"task": self._task, **copies}, rounds)
+        return {f"copy_{number}": self._copy_over(number) for number in self.connections}
 
     def result(self, name: str, seconds: dict[str, list[float]], **more: Any) -> dict[str, Any]:
         """What every race tells."""

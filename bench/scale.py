@@ -19,10 +19,11 @@ from bench.figures import alternate, median, rates, spread
 from bench.model import PARTS, Model, Sample, fit
 from bench.processes import CpuClock
 from bench.race import store
+from bench.records import TASK_MD5_SQL
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import ended_events, until, workers
-from bench.workload import TASK_MD5_SQL, Workload, build_workload
+from bench.workload import Workload, build_workload
 from penstock_worker.settings import Settings
 
 EVENTS = 200_000
@@ -78,8 +79,7 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         "model": model.as_dict(),
         "wal_bytes_per_event": round(median(wal)),
         "predicted": [_predicted(model, count, cores, median(wal)) for count in PREDICTED],
-        "rows": table.rows(),
-        "indexes": table.indexes(),
+        **table.about(),
         "conflict_ratio": 0.0,
         **describe(place),
     }

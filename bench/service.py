@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.records import build_records
 from bench.site import RoundVoid, Site
-from bench.workload import build_records
 from penstock_producers import Producer
 from penstock_schemas import Record
 

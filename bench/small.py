@@ -14,12 +14,13 @@ from typing import Any
 from bench.backlog import Backlog
 from bench.figures import median, rates, spread
 from bench.race import Race, Task, store
+from bench.records import TASK_MD5_SQL
 from bench.site import Site
 from bench.table import Table
 from bench.workers import timed_drain
-from bench.workload import TASK_MD5_SQL, Message, build_small, build_workload
+from bench.workload import Message, build_small, build_workload
 
-EVENTS = 50_000
+EVENTS = 30_000
 
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -19,6 +19,7 @@ __all__ = ["OWN_TABLES", "Table", "split_lines"]
 #: What a worker leaves beside the rows.
 OWN_TABLES = "penstock.ledger, penstock.producers, penstock.dead_letters, penstock.suspects"
 _CHUNK_BYTES = 1024 * 1024
+_SAMPLE_ROWS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,12 @@ class Table:
         """How many there are."""
         return int(self.place.value(f"SELECT count(*) FROM {self.name}"))
 
+    def about(self) -> dict[str, Any]:
+        """What a result says of it; the bytes of a row are those of COPY's text, of a thousand rows."""
+        text = len(self.export(_SAMPLE_ROWS))
+        rows = self.rows()
+        return {"rows": rows, "bytes_per_row": round(text / max(min(rows, _SAMPLE_ROWS), 1)), "indexes": self.indexes()}
+
     def empty(self) -> None:
         """Without rows, and without what the worker noted of them."""
         self.place.connection.execute(f"TRUNCATE {self.name}, {OWN_TABLES}")
@@ -55,9 +62,10 @@ class Table:
         row = f"hashtextextended(ROW({columns})::text, 0)::numeric"
         return int(self.place.value(f"SELECT coalesce(sum({row}), 0) FROM {self.name}"))
 
-    def export(self) -> bytes:
-        """The table as COPY's text, bookkeeping included, in the order in which the rows lie there."""
-        query = f"COPY (SELECT {self.columns()} FROM {self.name}) TO STDOUT"
+    def export(self, rows: int | None = None) -> bytes:
+        """The table, or so many of its rows, as COPY's text, bookkeeping included, in the order in which they lie there."""
+        limit = "" if rows is None else f" LIMIT {rows}"
+        query = f"COPY (SELECT {self.columns()} FROM {self.name}{limit}) TO STDOUT"
         with self.place.connection.cursor().copy(query) as copy:
             return b"".join(bytes(block) for block in copy)
 

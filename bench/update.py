@@ -11,7 +11,7 @@ from bench.race import task_race
 from bench.site import Site
 from bench.workload import build_updates
 
-EVENTS = 200_000
+EVENTS = 150_000
 
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:

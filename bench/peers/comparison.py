@@ -26,10 +26,11 @@ from bench.backlog import Backlog
 from bench.figures import alternate, median, rates, spread
 from bench.peers.environments import Environment, Unavailable, node_environment, own_environment, python_environment
 from bench.race import drained_tasks, store
+from bench.records import TASK_MD5_SQL, build_records, checksum
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import until
-from bench.workload import TASK_MD5_SQL, build_records, build_workload, checksum
+from bench.workload import build_workload
 from penstock_schemas.records.translation import TranslationTask
 from penstock_worker.stack.process import ManagedProcess
 
@@ -63,7 +64,7 @@ class Peer:
 
 PEERS = {
     "celery_tasks": Peer(
-        "celery_tasks.py", "one Celery task an event, SQLAlchemy upsert", "peer.celery", own_environment, max_events=10_000
+        "celery_tasks.py", "one Celery task an event, SQLAlchemy upsert", "peer.celery", own_environment, max_events=5_000
     ),
     "celery_batches": Peer(
         "celery_batches.py",
@@ -73,7 +74,7 @@ PEERS = {
             "celery-batches",
             ["celery-batches==0.11", "celery[redis]==5.6.*", "sqlalchemy==2.0.*", "psycopg[binary]==3.3.*", "redis[hiredis]"],
         ),
-        max_events=20_000,
+        max_events=10_000,
     ),
     "faststream_asyncpg": Peer(
         "faststream_asyncpg.py",
@@ -153,8 +154,7 @@ def _result(
             if name != "penstock"
         },
         "skipped": dict(skipped),
-        "rows": table.rows(),
-        "indexes": table.indexes(),
+        **table.about(),
         "conflict_ratio": 0.0,
         **describe(place),
     }
