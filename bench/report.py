@@ -88,15 +88,19 @@ def _rates(results: _Results) -> str:
     for result in results:
         if result["name"] == "limit":
             spread = result["spread"]
-            rows.append(["COPY, 1 connection", "", _with_spread(result["events_per_s"], spread["events_per_s"]), "", "1"])
+            events = f"{result['events']:,}"
+            rows.append(
+                ["COPY, 1 connection", "", events, _with_spread(result["events_per_s"], spread["events_per_s"]), "", "1"]
+            )
             two = _with_spread(result["rows_per_s_2_connections"], spread["rows_per_s_2_connections"])
-            rows.append(["COPY, 2 connections", "", two, "", _number(result["ratio_2_connections"])])
+            rows.append(["COPY, 2 connections", "", events, two, "", _number(result["ratio_2_connections"])])
         elif "copy_rows_per_s" in result:
             spread = result["spread"]
             rows.append(
                 [
                     result["name"],
                     result["broker"],
+                    f"{result['events']:,}",
                     _with_spread(result["events_per_s"], spread["events_per_s"]),
                     _with_spread(result["copy_rows_per_s"], spread["copy_rows_per_s"]),
                     _with_spread(result["ratio"], spread["ratio"]),
@@ -104,8 +108,8 @@ def _rates(results: _Results) -> str:
             )
             if "envelope_events_per_s" in result:
                 rate = _with_spread(result["envelope_events_per_s"], spread["envelope_events_per_s"])
-                rows.append(["small, Penstock's envelopes", result["broker"], rate, "", ""])
-    return table(["bench", "broker", "events/s", "COPY of the same rows, rows/s", "ratio"], rows)
+                rows.append(["small, Penstock's envelopes", result["broker"], f"{result['events']:,}", rate, "", ""])
+    return table(["bench", "broker", "events", "events/s", "COPY of the same rows, rows/s", "ratio"], rows)
 
 
 def _publish(results: _Results) -> str:

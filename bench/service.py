@@ -90,6 +90,8 @@ def service(place: Site, how: str, events: int, **options: Any) -> Iterator[Serv
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout
+        process.stdout.close()
 
 
 def at_once(producer: Producer, records: Sequence[Record], _options: dict[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def test_a_report_tells_goals_and_what_was_not_measured():
     page = markdown(told)
 
     assert "| drain | redis | ratio >= 0.65 | 0.6 | **not reached** |" in page
-    assert "| drain | redis | 60,000 [59,000, 61,000] | 100,000 [99,000, 101,000] | 0.6 [0.58, 0.62] |" in page
+    assert "| drain | redis | 1,000 | 60,000 [59,000, 61,000] | 100,000 [99,000, 101,000] | 0.6 [0.58, 0.62] |" in page
     assert "| live, rabbitmq | rabbitmq-server is not installed |" in page
     assert "## Peers" not in page
     assert table(["a"], [[1]]) == "| a |\n| --- |\n| 1 |"
