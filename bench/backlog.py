@@ -61,13 +61,13 @@ class Backlog:
     def depth(self) -> int:
         """Messages that wait; those that a worker has taken are not counted."""
         if self._redis is not None:
-            return int(self._redis.llen(QUEUE))  # type: ignore[arg-type]  # not a coroutine here
+            return int(self._redis.llen(QUEUE))
         return int(self._channel.queue_declare(QUEUE, passive=True).message_count)
 
     def under_way(self) -> int:
         """Redis: messages that workers have taken and not acknowledged."""
         assert self._redis is not None, "only RabbitMQ's management plugin tells, and late"
-        return int(self._redis.hlen(f"{QUEUE}:leased"))  # type: ignore[arg-type]  # not a coroutine here
+        return int(self._redis.hlen(f"{QUEUE}:leased"))
 
     def close(self) -> None:
         """Close the connections."""

@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.report import write_report
-
 __all__ = ["BOTH_BROKERS", "ON_DEMAND", "add_arguments", "plan", "run"]
 
 #: Those that run on RabbitMQ too.
@@ -47,6 +45,8 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> int:
     unknown = set(arguments.only or ()) - set(names)
     if unknown:
         sys.exit(f"no such bench: {', '.join(sorted(unknown))}")
+    from bench.report import write_report  # draws charts, which takes the extra [bench]
+
     file = arguments.folder / "results.json"
     before = json.loads(file.read_text())["results"] if arguments.only and file.exists() else []
     began = time.monotonic()

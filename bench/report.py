@@ -119,7 +119,7 @@ def _publish(results: _Results) -> str:
         if result["name"] == "publish"
         for mode, figures in result["modes"].items()
     ]
-    return rows and table(["`publish()`, 4 threads", "median, us", "99 %, us", "events/s"], rows)
+    return table(["`publish()`, 4 threads", "median, us", "99 %, us", "events/s"], rows) if rows else ""
 
 
 def _latency(results: _Results) -> str:
@@ -128,7 +128,7 @@ def _latency(results: _Results) -> str:
         for result in results
         if result["name"] == "latency"
     ]
-    return rows and table(["broker", "median, ms", "99 %, ms", "one look, ms"], rows)
+    return table(["broker", "median, ms", "99 %, ms", "one look, ms"], rows) if rows else ""
 
 
 def _memory(results: _Results) -> str:
@@ -138,7 +138,7 @@ def _memory(results: _Results) -> str:
         if result["name"] == "memory"
         for one in result["backlogs"]
     ]
-    return rows and table(["backlog", "resident, MB, all processes", "shared pages once, MB", "events/s"], rows)
+    return table(["backlog", "resident, MB, all processes", "shared pages once, MB", "events/s"], rows) if rows else ""
 
 
 def _growth(results: _Results) -> str:
@@ -154,7 +154,7 @@ def _growth(results: _Results) -> str:
         if result["name"] == "growth"
         for one in result["sizes"]
     ]
-    return rows and table(["rows before", "table, MB", "indexes, MB", "us an event", "events/s"], rows)
+    return table(["rows before", "table, MB", "indexes, MB", "us an event", "events/s"], rows) if rows else ""
 
 
 def _scale(results: _Results) -> str:
@@ -215,7 +215,7 @@ def _pressure(results: _Results) -> str:
             rows.append(["Penstock", *counts, f"{result['events_per_s']:,.0f}"])
             counts = [_number(single["transactions"]), f"{single['wal_bytes']:,.0f}"]
             rows.append(["one INSERT an event", *counts, f"{single['events_per_s']:,.0f}"])
-    return rows and table(["per 1,000 events", "transactions", "WAL bytes", "events/s"], rows)
+    return table(["per 1,000 events", "transactions", "WAL bytes", "events/s"], rows) if rows else ""
 
 
 def _peers(results: _Results) -> str:
@@ -243,7 +243,7 @@ def _bad_input(results: _Results) -> str:
         for result in results
         if result["name"] == "bad-input"
     ]
-    return rows and table(["a neighbour's events", "good neighbour: events/s", "bad neighbour: events/s", "ratio"], rows)
+    return table(["a neighbour's events", "good neighbour: events/s", "bad neighbour: events/s", "ratio"], rows) if rows else ""
 
 
 _SECTIONS = {

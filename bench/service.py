@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bench.records import build_records
 from bench.site import RoundVoid, Site
 from penstock_producers import Producer
+from penstock_producers.options import Durability
 from penstock_schemas import Record
 
 __all__ = ["Service", "service"]
@@ -151,7 +152,7 @@ def _main() -> None:
     publish = PUBLISHERS[options["how"]]
     _say("ready")
     for line in sys.stdin:
-        durability = line.strip()
+        durability = cast("Durability", line.strip())
         producer = Producer(options["broker_url"], name="bench", durability=durability, spool_folder=options["spool"])
         answer = publish(producer, records, options)
         _say(answer | {"dropped": dict(producer.status().dropped), "accepted": producer.status().accepted})

@@ -15,7 +15,8 @@ __all__ = ["ended_events", "timed_drain", "until", "worker", "workers"]
 
 #: How often the queue's depth and the tables are looked at: the clock's grain.
 POLL_S = 0.01
-_STALL_S = 600.0
+#: Far above what the largest backlog takes on a slow machine.
+_STALL_S = 3600.0
 #: What Celery logs when a worker has all its parts.
 _READY_WORD = " ready."
 

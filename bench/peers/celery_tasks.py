@@ -2,8 +2,8 @@
 One Celery task an event, each an upsert with SQLAlchemy.
 
 As Celery's guide "Optimizing" advises for many short tasks: a high prefetch multiplier (64), no results, no task events, and
-messages acknowledged before they run, which is faster than what Penstock promises. Two children, like Penstock's worker; each
-has one connection that stays open. SQLAlchemy Core, whose statement is compiled once.
+messages acknowledged before they run, which is faster than what Penstock promises. Four children on two cores, for each waits
+for its COMMITs; each has one connection that stays open. SQLAlchemy Core, whose statement is compiled once.
 
     BENCH_PEER=settings.json python celery_tasks.py fill | work
 """

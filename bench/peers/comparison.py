@@ -4,7 +4,7 @@ Peers and Penstock, one after the other in every round, on the same servers with
 Peers upsert into a table of their own, with the record's columns, its key, its foreign key and its index, without the
 bookkeeping: they compare no versions, keep no ledger, and the last one wins. Their queue is filled while no worker runs; the
 clock starts at the last look at the queue that finds it full (for the one that has no queue: at its first row) and stops when
-all rows are there. They run two processes, as Penstock's worker does.
+all rows are there. How many processes each runs stands in its entry.
 """
 
 from __future__ import annotations
@@ -35,11 +35,22 @@ from penstock_schemas.records.translation import TranslationTask
 from penstock_worker.stack.process import ManagedProcess
 
 EVENTS = 50_000
-PROCESSES = 2
 _FOLDER = Path(__file__).parent
 _FILL_S = 600.0
 #: Looks at the table are this far apart: they cost what they count.
 _LOOK_S = 0.05
+
+
+#: celery-batches allows no newer Celery.
+CELERY_BATCHES = (
+    "celery-batches==0.11",
+    "celery[redis]==5.6.*",
+    "sqlalchemy==2.0.*",
+    "psycopg[binary]==3.3.*",
+    "redis[hiredis]",
+)
+FASTSTREAM = ("faststream[redis]==0.7.8", "asyncpg==0.32.0", "uvloop==0.23.0", "orjson==3.13.0", "redis[hiredis]")
+BULLMQ = ("bullmq@6.7.0", "pg@8.23.1", "ioredis@6.0.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,7 @@ class Peer:
         what: In words.
         queue: The Redis list that it consumes; None where there is no queue.
         environment: Where it runs.
+        processes: How many work; more than two where they wait for a COMMIT of each event most of the time.
         max_events: So slow that fewer must do.
     """
 
@@ -59,36 +71,36 @@ class Peer:
     what: str
     queue: str | None
     environment: Callable[[], Environment]
+    processes: int = 2
     max_events: int = EVENTS
 
 
 PEERS = {
     "celery_tasks": Peer(
-        "celery_tasks.py", "one Celery task an event, SQLAlchemy upsert", "peer.celery", own_environment, max_events=5_000
+        "celery_tasks.py",
+        "one Celery task an event, SQLAlchemy upsert",
+        "peer.celery",
+        own_environment,
+        processes=4,
+        max_events=5_000,
     ),
     "celery_batches": Peer(
         "celery_batches.py",
         "celery-batches, SQLAlchemy upsert of a batch",
         "peer.batches",
-        lambda: python_environment(
-            "celery-batches",
-            ["celery-batches==0.11", "celery[redis]==5.6.*", "sqlalchemy==2.0.*", "psycopg[binary]==3.3.*", "redis[hiredis]"],
-        ),
+        lambda: python_environment("celery-batches", CELERY_BATCHES),
         max_events=10_000,
     ),
     "faststream_asyncpg": Peer(
         "faststream_asyncpg.py",
         "FastStream, batch subscriber, asyncpg",
         "peer.faststream",
-        lambda: python_environment("faststream", ["faststream[redis]==0.7.8", "asyncpg==0.32.0", "redis[hiredis]"]),
+        lambda: python_environment("faststream", FASTSTREAM),
     ),
-    "psycopg_service": Peer("psycopg_service.py", "synchronous psycopg upsert in the service", None, own_environment),
-    "bullmq_pg": Peer(
-        "bullmq_pg.mjs",
-        "BullMQ and pg on Node",
-        "bull:peer:wait",
-        lambda: node_environment("bullmq", ["bullmq@6.7.0", "pg@8.23.1", "ioredis@6.0.0"]),
+    "psycopg_service": Peer(
+        "psycopg_service.py", "synchronous psycopg upsert in the service", None, own_environment, processes=8
     ),
+    "bullmq_pg": Peer("bullmq_pg.mjs", "BullMQ and pg on Node", "bull:peer:wait", lambda: node_environment("bullmq", BULLMQ)),
 }
 #: All but those two with a goal of their own.
 THE_REST = ("faststream_asyncpg", "psycopg_service", "bullmq_pg")
@@ -201,7 +213,7 @@ class _Contender:
                     "broker_url": place.broker_url,
                     "database_url": place.database_url,
                     "rows": str(rows),
-                    "processes": PROCESSES,
+                    "processes": self._peer.processes,
                     "environment": str(self._environment.folder),
                 }
             )

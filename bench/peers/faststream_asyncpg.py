@@ -2,15 +2,14 @@
 FastStream with a batch subscriber on a Redis list, and asyncpg.
 
 As their documentations advise: `ListSub(batch=True)` with a large `max_records` and a short polling interval; asyncpg's
-`executemany` with one prepared statement, in a transaction. Two processes. What is popped is gone when the process dies: it
-promises less than Penstock.
+`executemany` with one prepared statement, in a transaction; uvloop; no log of each batch. Two processes. What is popped is gone
+when the process dies: it promises less than Penstock.
 
     BENCH_PEER=settings.json python faststream_asyncpg.py fill | work
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 import asyncpg
 import redis
+import uvloop
 from faststream import FastStream
 from faststream.redis import ListSub, RedisBroker
 
@@ -28,8 +28,8 @@ SETTINGS = json.loads(Path(os.environ["BENCH_PEER"]).read_text())
 QUEUE = "peer.faststream"
 MAX_RECORDS = 1_000
 
-broker = RedisBroker(SETTINGS["broker_url"])
-app = FastStream(broker)
+broker = RedisBroker(SETTINGS["broker_url"], logger=None)
+app = FastStream(broker, logger=None)
 state: dict[str, Any] = {}
 
 
@@ -73,7 +73,7 @@ def work() -> None:
     own = [sys.executable, __file__, "one"]
     others = [subprocess.Popen(own) for _ in range(SETTINGS["processes"] - 1)]
     try:
-        asyncio.run(app.run())
+        uvloop.run(app.run())
     finally:
         for other in others:
             other.terminate()
@@ -86,4 +86,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "work":
         work()
     else:
-        asyncio.run(app.run())
+        uvloop.run(app.run())
