@@ -196,10 +196,10 @@ def _drain(place: Site, backlog: Backlog, events: int, seed: int) -> float:
 def _about(place: Site) -> dict[str, Any]:
     sizes = "SELECT pg_table_size('translation.tasks'), pg_indexes_size('translation.tasks')"
     heap, indexes = place.connection.execute(sizes).fetchone() or (0, 0)
-    rows = Table(place, "translation.tasks", TASK_MD5_SQL).rows()
+    about = Table(place, "translation.tasks", TASK_MD5_SQL).about()
     return {
-        "rows": rows,
+        "rows": about["rows"],
+        "bytes_per_row": about["bytes_per_row"],
         "table_mb": round(heap / 1e6),
         "indexes_mb": round(indexes / 1e6),
-        "bytes_per_row": round(heap / rows),
     }
