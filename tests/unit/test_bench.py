@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from bench.everything import ON_DEMAND, plan
 from bench.figures import alternate, digest_of, median, percentile, rates, rotated, spread
 from bench.goals import GOALS, judged
 from bench.model import Line, Sample, fit
+from bench.peers import comparison, environments
+from bench.peers.comparison import PEERS, THE_REST
+from bench.peers.environments import Unavailable, node_environment
 from bench.report import markdown, table, write_report
 from bench.table import split_lines
 from bench.workload import build_corrections, build_small, build_updates, build_workload, copies
@@ -208,3 +212,20 @@ def test_charts_are_drawn_of_what_was_measured(tmp_path: Path):
 
     assert sorted(file.name for file in (tmp_path / "charts").iterdir()) == ["growth.png", "rates.png"]
     assert "![growth](charts/growth.png)" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_a_peer_without_its_environment_is_skipped_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setattr(environments, "_FOLDER", tmp_path)
+    monkeypatch.setattr(environments.shutil, "which", lambda _name: None)
+
+    with pytest.raises(Unavailable, match="no node"):
+        node_environment("bullmq", ["bullmq@1"])
+    with pytest.raises(Unavailable, match="python failed: .*nothing"):
+        environments._run([sys.executable, "-m", "pip", "install", "--no-index", "--quiet", str(tmp_path / "nothing")])
+
+
+def test_every_peer_is_there_and_has_its_place_in_the_goals():
+    compared = {goal.field.partition(".")[2] for goal in GOALS["peers"]}
+
+    assert [name for name, peer in PEERS.items() if not (Path(comparison.__file__).parent / peer.file).exists()] == []
+    assert compared == (PEERS.keys() - set(THE_REST)) | {"best_of_the_rest"}
