@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import matplotlib as mpl
 mpl.use("Agg")  # before pyplot: there is no screen
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 __all__ = ["draw_charts"]
 
@@ -65,6 +67,8 @@ def _peers(axes: Axes, results: _Results) -> bool:
             bars[names.index("Penstock")].set_color(_OURS)
             axes.bar_label(bars, [f"{rates[name]:,}" for name in names], padding=3)
             axes.set_xscale("log")
+            axes.set_xlim(left=10 ** math.floor(math.log10(min(rates.values()))))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("events/s (logarithmic)")
             axes.set_title(f"The same {result['events']:,} events, 2 cores for everything")
             return True
@@ -78,6 +82,7 @@ def _growth(axes: Axes, results: _Results) -> bool:
             axes.plot([one["rows"] for one in sizes], [one["us_per_event"] for one in sizes], marker="o", color=_OURS)
             axes.axhline(1.5 * sizes[0]["us_per_event"], color=_GOAL, linewidth=1)
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_ylim(bottom=0)
             axes.set_xlabel("rows in the table before")
             axes.set_ylabel("us an event")

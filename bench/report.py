@@ -182,7 +182,7 @@ def _scale_measured(result: dict[str, Any]) -> str:
 def _scale_model(result: dict[str, Any]) -> str:
     model = result["model"]
     parts = "; ".join(
-        f"{part} {costs['cpu_us_per_event']} + {costs['per_doubling']} for every doubling"
+        f"{part} {costs['cpu_us_per_event']:g} ({costs['per_doubling']:+g} for every doubling)"
         for part, costs in model["parts"].items()
     )
     return (
