@@ -22,7 +22,7 @@ from bench.site import RoundVoid, Site, describe
 from bench.table import Table
 from bench.workers import workers
 
-EVENTS = 10_000
+EVENTS = 6_000
 PER_S = 1_000
 #: Keys that one look asks for, the oldest of the missing ones: more than are under way where the goal is reached.
 _WINDOW = 400

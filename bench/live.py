@@ -26,9 +26,9 @@ EVENTS = 150_000
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """See `race`."""
-    load = build_workload(arguments.events)
     publishing: list[float] = []
     with closing(Backlog(place)) as backlog, service(place, "at_once", arguments.events) as publisher:
+        load = build_workload(arguments.events)
         store(place, backlog, load.sessions)
         table = Table(place, "translation.tasks", TASK_MD5_SQL)
 

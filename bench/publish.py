@@ -35,12 +35,12 @@ MODES = {
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """The median of the rounds' medians and 99th percentiles, in microseconds."""
-    load = build_workload(arguments.events)
     table = Table(place, "translation.tasks", TASK_MD5_SQL)
     # The queue has to be there before the broker goes.
     Backlog(place).close()
     found: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
     with service(place, "timed", arguments.events, threads=THREADS) as publisher:
+        load = build_workload(arguments.events)
         for number in range(arguments.rounds):
             for mode in rotated(list(MODES), number):
                 table.empty()

@@ -26,7 +26,7 @@ from bench.workers import ended_events, until, workers
 from bench.workload import Workload, build_workload
 from penstock_worker.settings import Settings
 
-EVENTS = 200_000
+EVENTS = 120_000
 WORKERS = (1, 2, 4)
 PREDICTED = (1, 10, 100, 1_000)
 #: Cores of a database server of its own, in the predictions.

@@ -7,6 +7,7 @@ with a new producer and answers with one line of JSON. It ends with its standard
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -36,10 +37,14 @@ class Service:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._is_ready = False
 
     def tell(self, word: str) -> None:
-        """Begin a round, or go on with it."""
+        """Begin a round, or go on with it; the first time when its records are made."""
         assert self._process.stdin
+        if not self._is_ready:
+            self.hear()
+            self._is_ready = True
         self._process.stdin.write(word + "\n")
         self._process.stdin.flush()
 
@@ -65,7 +70,7 @@ class Service:
 @contextmanager
 def service(place: Site, how: str, events: int, **options: Any) -> Iterator[Service]:
     """
-    Start it, with its records made.
+    Start it. It makes its records meanwhile.
 
     Args:
         place: Where it publishes to; its spool is in the site's folder.
@@ -79,10 +84,8 @@ def service(place: Site, how: str, events: int, **options: Any) -> Iterator[Serv
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.service", words], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    told = Service(process)
     try:
-        told.hear()
-        yield told
+        yield Service(process)
     finally:
         assert process.stdin
         process.stdin.close()
@@ -150,6 +153,9 @@ def _main() -> None:
     options = json.loads(sys.argv[1])
     _, records = build_records(options["events"])
     publish = PUBLISHERS[options["how"]]
+    # A service has not all its records in memory beforehand; the garbage collector is not to look at them.
+    gc.collect()
+    gc.freeze()
     _say("ready")
     for line in sys.stdin:
         durability = cast("Durability", line.strip())

@@ -220,7 +220,7 @@ def test_a_peer_without_its_environment_is_skipped_with_the_reason(monkeypatch, 
 
     with pytest.raises(Unavailable, match="no node"):
         node_environment("bullmq", ["bullmq@1"])
-    with pytest.raises(Unavailable, match="python failed: .*nothing"):
+    with pytest.raises(Unavailable, match=r"python failed: .*nothing"):
         environments._run([sys.executable, "-m", "pip", "install", "--no-index", "--quiet", str(tmp_path / "nothing")])
 
 
