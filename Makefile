@@ -4,9 +4,11 @@
 #   make test     all tests, in parallel
 #   make up       servers, worker, beat and Flower in this folder until Ctrl-C
 #   make chaos    break everything on purpose for half an hour, and count what is lost
+#   make bench    measure everything, beside raw COPY and beside peers: half an hour, on a quiet machine
 #   make check    format, lint, types, layers, tests
 #
 # `make test ARGS="-k upsert"` and `make demo ARGS=--json` pass arguments on; `make chaos MINUTES=1 SEED=7 BROKER=redis` takes less.
+# `make bench ARGS="--only drain peers"` measures these anew and leaves the other results as they are.
 
 PYTHON ?= python3
 ARGS ?=
@@ -17,10 +19,10 @@ INSTALLED := .venv/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo up test chaos check format lint types layers lock rabbitmq help
+.PHONY: setup demo up test chaos bench check format lint types layers lock rabbitmq help
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 setup: $(INSTALLED) rabbitmq
 
@@ -46,6 +48,9 @@ test: setup
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(BROKER),--broker $(BROKER)) $(ARGS)
+
+bench: setup
+	$(BIN)/python -m bench all $(ARGS)
 
 check: format lint types layers test
 

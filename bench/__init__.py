@@ -1,6 +1,7 @@
 """
-Measurements: `python -m bench NAME [--json]`.
+Measurements: `python -m bench NAME [--json]`, or all of them with their report: `make bench`.
 
-Reading order: `workload` (what is sent), `harness` (servers, worker, queue), then one module a bench. A bench is a module with
-`add_arguments(parser)` and `measure(arguments) -> dict`; `__main__` lists them.
+Reading order: `records`, `workload` (what is sent), `site` (servers), `backlog` (the queue), `workers`, `table`, `race`, then
+one module a bench. A bench is a module with `EVENTS`, its default, and `measure(place, arguments) -> dict`, where it has
+arguments of its own `add_arguments(parser)`; `__main__` lists them, `goals` says what they are to reach.
 """

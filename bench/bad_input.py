@@ -12,10 +12,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
-from bench.harness import BROKERS, Backlog, RoundVoid, Site, describe, median, site, spread, timed_drain
+from bench.backlog import Backlog
+from bench.figures import alternate, median, rates, spread
+from bench.race import store
+from bench.records import TASK_MD5_SQL
+from bench.site import RoundVoid, Site, describe
+from bench.table import Table
+from bench.workers import timed_drain
 from bench.workload import EVENTS_PER_MESSAGE, Message, Workload, build_workload
 from penstock_worker.store.copy_text import MAX_INDEXED_BYTES
 
@@ -27,14 +34,15 @@ _DAMAGES = (
 )
 
 
+#: The good producer's.
+EVENTS = 100_000
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--broker", choices=BROKERS, default="redis")
-    parser.add_argument("--events", type=int, default=100_000, help="the good producer's")
     parser.add_argument("--percent", type=int, default=10, help="the neighbour's messages for a hundred good ones")
-    parser.add_argument("--rounds", type=int, default=3)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """
     Run all rounds.
 
@@ -43,51 +51,44 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     beside = max(1, arguments.events * arguments.percent // 100 // EVENTS_PER_MESSAGE) * EVENTS_PER_MESSAGE
     load = build_workload(arguments.events + beside)
-    with site(arguments.broker) as place:
-        return _Measurement(place, load, arguments.events, beside).run(arguments.rounds)
+    with closing(Backlog(place)) as backlog:
+        return _Measurement(place, backlog, load, arguments.events, beside).run(arguments.rounds)
 
 
 @dataclass
 class _Measurement:
     place: Site
+    backlog: Backlog
     load: Workload
     #: Events of the good producer, and of its neighbour.
     events: int
     beside: int
-    rates: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
 
     def run(self, rounds: int) -> dict[str, Any]:
-        backlog = Backlog(self.place)
         count = self.beside // EVENTS_PER_MESSAGE
         ours, neighbours = self.load.tasks[:-count], self.load.tasks[-count:]
-        messages = {True: mix(ours, neighbours), False: mix(ours, [damage(m, n) for n, m in enumerate(neighbours)])}
-        try:
-            backlog.put(self.load.sessions)
-            timed_drain(self.place, backlog, sum(int(str(m.headers["count"])) for m in self.load.sessions))
-            self._drain(backlog, messages[True], is_good=True)
-            for number in range(rounds):
-                for is_good in (True, False) if number % 2 == 0 else (False, True):
-                    self.rates[is_good].append(self._drain(backlog, messages[is_good], is_good=is_good))
-        finally:
-            backlog.close()
-        return self._result()
+        good, bad = mix(ours, neighbours), mix(ours, [damage(m, n) for n, m in enumerate(neighbours)])
+        store(self.place, self.backlog, self.load.sessions)
+        self._drain(good, is_good=True)
+        contenders = {
+            "good": lambda: self._drain(good, is_good=True),
+            "bad": lambda: self._drain(bad, is_good=False),
+        }
+        return self._result(alternate(contenders, rounds))
 
-    def _drain(self, backlog: Backlog, messages: Sequence[Message], *, is_good: bool) -> float:
-        """The good producer's events per second."""
-        self.place.connection.execute(
-            "TRUNCATE translation.tasks, penstock.ledger, penstock.producers, penstock.dead_letters, penstock.suspects"
-        )
-        backlog.put(messages)
+    def _drain(self, messages: Sequence[Message], *, is_good: bool) -> float:
+        table = Table(self.place, "translation.tasks", TASK_MD5_SQL)
+        table.empty()
+        self.backlog.put(messages)
         self.place.connection.execute("CHECKPOINT")
-        seconds = timed_drain(self.place, backlog, self.events + self.beside)
-        rows = self.place.value("SELECT count(*) FROM translation.tasks")
+        seconds = timed_drain(self.place, self.backlog, self.events + self.beside)
         expected = self.events + self.beside * is_good
-        if rows != expected:
-            raise RoundVoid(f"{rows} rows beside a {'good' if is_good else 'bad'} neighbour, not {expected}")
-        return self.events / seconds
+        if table.rows() != expected:
+            raise RoundVoid(f"{table.rows()} rows beside a {'good' if is_good else 'bad'} neighbour, not {expected}")
+        return seconds
 
-    def _result(self) -> dict[str, Any]:
-        good, bad = self.rates[True], self.rates[False]
+    def _result(self, seconds: dict[str, list[float]]) -> dict[str, Any]:
+        good, bad = rates(self.events, seconds["good"]), rates(self.events, seconds["bad"])
         ratios = [beside_bad / beside_good for beside_good, beside_bad in zip(good, bad, strict=True)]
         return {
             "name": "bad-input",

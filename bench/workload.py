@@ -1,42 +1,46 @@
-"""
-What the benches send: sessions of a translation service and their tasks, the same ones every time.
-
-Keys are as the service would make them: a session is a random UUID, a task is its session and a number. Sessions come one
-after the other, so that neighbours in the queue are neighbours in the index, as much for raw COPY as for the worker. Every
-field is set (NULL where a finished task has nothing to say), and most words are not ASCII.
-"""
+"""The records of `records` as messages, encoded before any clock starts."""
 
 from __future__ import annotations
 
-import hashlib
-import random
+import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+from bench.records import build_records, checksum, correction, metrics, metrics_checksum
 from penstock_schemas import Record
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
-from penstock_schemas.wire import Envelope, encode_event, new_epoch
+from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event, new_epoch
 
-TASKS_PER_SESSION = 200
-EVENTS_PER_MESSAGE = 500
-_SEED = 20_261_121
-_START = datetime(2026, 11, 1, tzinfo=UTC)
-_WORDS = [
-    *("water", "level", "gate", "pressure", "valve", "spring", "river", "house", "letter", "number", "window", "signal"),
-    *("Wasserstand", "Brücke", "größer", "Zähler", "Fenster", "höher", "ausgewählt", "löschen", "Übersicht"),
-    *("уровень", "мост", "больше", "окно", "выбрать", "удалить", "вечер", "зима"),
-    *("水位", "閘門", "壓力", "彈簧", "河流", "房屋", "信件", "號碼"),
+__all__ = [
+    "EVENTS_PER_MESSAGE",
+    "Message",
+    "SmallMessages",
+    "Workload",
+    "build_corrections",
+    "build_metrics",
+    "build_small",
+    "build_updates",
+    "build_workload",
+    "copies",
+    "encode",
 ]
+
+EVENTS_PER_MESSAGE = 500
+#: The first eight digits of the keys in a message.
+_KEYS = re.compile(rb'(?<=_id":")([0-9a-f]{8})(?=-)')
+#: Odd, and far from a round number: keys of one copy do not lie beside those of the next.
+_STRIDE = 0x9E37_79B1
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message, encoded before the clock starts."""
+    """One message."""
 
     body: bytes
     headers: dict[str, object]
+    content_type: str = CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,18 @@ class Workload:
     Messages of sessions and of tasks.
 
     Args:
-        checksum: Over the tasks as they were sent, see `task_digest`; says whether what is stored is what was sent.
+        sessions: What the tasks refer to.
+        tasks: What is measured.
+        events: How many tasks.
+        checksum: Over the tasks as they are to be stored; says whether what is stored is what was sent.
+        before: Messages of the tasks that are there before.
     """
 
     sessions: list[Message]
     tasks: list[Message]
     events: int
-    checksum: str
+    checksum: int
+    before: list[Message] = field(default_factory=list)
 
     @property
     def bytes_per_event(self) -> float:
@@ -59,17 +68,53 @@ class Workload:
         return sum(len(message.body) for message in self.tasks) / self.events
 
 
+@dataclass(frozen=True, slots=True)
+class SmallMessages:
+    """The same tasks twice, each in a message of its own."""
+
+    cloudevents: list[Message]
+    envelopes: list[Message]
+
+
 def build_workload(events: int) -> Workload:
-    """Sessions with 200 tasks each, `events` tasks in all."""
-    chance = random.Random(_SEED)
-    sessions = [_session(chance, number) for number in range(-(-events // TASKS_PER_SESSION))]
-    tasks = [_task(chance, sessions[number // TASKS_PER_SESSION], number) for number in range(events)]
-    return Workload(
-        list(encode("bench-sessions", sessions)),
-        list(encode("bench-tasks", tasks)),
-        events,
-        _checksum(tasks),
+    """New tasks."""
+    sessions, tasks = build_records(events)
+    return Workload(_sessions(sessions), list(encode("bench-tasks", tasks)), events, checksum(tasks))
+
+
+def build_updates(events: int) -> Workload:
+    """Tasks that are there, and the same as full records of a newer version, with another translation."""
+    sessions, tasks = build_records(events)
+    newer = [task.model_copy(update=correction(number)) for number, task in enumerate(tasks)]
+    before = list(encode("bench-before", tasks))
+    return Workload(_sessions(sessions), list(encode("bench-updates", newer)), events, checksum(newer), before)
+
+
+def build_corrections(events: int) -> Workload:
+    """Tasks that are there, and partial records that set three fields of each."""
+    sessions, tasks = build_records(events)
+    partial = [
+        TranslationTask(task_id=task.task_id, session_id=task.session_id, **correction(number))
+        for number, task in enumerate(tasks)
+    ]
+    after = [task.model_copy(update=correction(number)) for number, task in enumerate(tasks)]
+    before = list(encode("bench-before", tasks))
+    return Workload(_sessions(sessions), list(encode("bench-partial", partial)), events, checksum(after), before)
+
+
+def build_small(events: int) -> SmallMessages:
+    """New tasks, one a message."""
+    _, tasks = build_records(events)
+    return SmallMessages(
+        [_cloudevent(task, number) for number, task in enumerate(tasks)],
+        list(encode("bench-small", tasks, per_message=1)),
     )
+
+
+def build_metrics(events: int) -> tuple[list[Message], int]:
+    """Append-only records, and their checksum."""
+    readings = metrics(events)
+    return list(encode("bench-metrics", readings)), metrics_checksum(readings)
 
 
 def encode(producer: str, records: Sequence[Record], per_message: int = EVENTS_PER_MESSAGE) -> Iterator[Message]:
@@ -90,64 +135,36 @@ def encode(producer: str, records: Sequence[Record], per_message: int = EVENTS_P
         yield Message(envelope.body(), envelope.headers())
 
 
-#: The digest of one stored task, equal to that of the task as it was sent; the order of keys is that of COLLATE "C".
-TASK_DIGEST_SQL = (
-    "md5(concat_ws('|', task_id, session_id, sequence, status, source_text, translated_text, model, tokens, retry_count,"
-    " (extract(epoch FROM created_at) * 1000)::bigint, (extract(epoch FROM completed_at) * 1000)::bigint, metadata ->> 'page'))"
-)
+def copies(messages: Sequence[Message], count: int) -> Iterator[Message]:
+    """
+    The messages many times over, each time as another producer process with other keys.
+
+    Made one by one, for a backlog need not fit into the bench's memory. The content of the rows repeats.
+    """
+    templates = [(message, _KEYS.split(message.body)) for message in messages]
+    for number in range(count):
+        epoch = str(new_epoch())
+        for message, parts in templates:
+            # Every second part is the first group of a UUID. The number is added to it, which stays one to one.
+            firsts = [b"%08x" % ((int(first, 16) + number * _STRIDE) & 0xFFFF_FFFF) for first in parts[1::2]]
+            others = parts.copy()
+            others[1::2] = firsts
+            was = str(message.headers["epoch"]).encode()
+            yield Message(b"".join(others).replace(was, epoch.encode(), 1), message.headers | {"epoch": epoch})
 
 
-def task_digest(task: TranslationTask) -> str:
-    """See `TASK_DIGEST_SQL`."""
-    assert task.created_at
+def _sessions(sessions: list[TranslationSession]) -> list[Message]:
+    return list(encode("bench-sessions", sessions))
+
+
+def _cloudevent(task: TranslationTask, number: int) -> Message:
     assert task.completed_at
-    assert task.metadata
-    texts = [task.task_id, task.session_id, task.sequence, task.status, task.source_text, task.translated_text, task.model]
-    moments = [round(moment.timestamp() * 1000) for moment in (task.created_at, task.completed_at)]
-    line = "|".join(str(part) for part in [*texts, task.tokens, task.retry_count, *moments, task.metadata["page"]])
-    return hashlib.md5(line.encode()).hexdigest()
-
-
-def _checksum(tasks: list[TranslationTask]) -> str:
-    lines = "".join(task_digest(task) for task in sorted(tasks, key=lambda task: task.task_id.encode()))
-    return hashlib.md5(lines.encode()).hexdigest()
-
-
-def _session(chance: random.Random, number: int) -> TranslationSession:
-    started_at = _START + timedelta(minutes=number)
-    return TranslationSession(
-        session_id=str(UUID(int=chance.getrandbits(128), version=4)),
-        user_id=f"user-{number % 500}",
-        source_language="en",
-        target_language=chance.choice(["de", "ru", "zh"]),
-        status="completed",
-        total_tasks=TASKS_PER_SESSION,
-        completed_tasks=TASKS_PER_SESSION,
-        failed_tasks=0,
-        started_at=started_at,
-        ended_at=started_at + timedelta(minutes=1),
-        metadata={"document": f"manual-{number}.odt"},
-    )
-
-
-def _task(chance: random.Random, session: TranslationSession, number: int) -> TranslationTask:
-    assert session.started_at
-    sequence = number % TASKS_PER_SESSION
-    created_at = session.started_at + timedelta(milliseconds=sequence)
-    source, target = (" ".join(chance.choices(_WORDS, k=chance.randint(6, 16))) for _ in range(2))
-    return TranslationTask(
-        task_id=f"{session.session_id}:{sequence:04d}",
-        session_id=session.session_id,
-        sequence=sequence,
-        status="completed",
-        source_text=source,
-        translated_text=target,
-        model="nmt-large-2026",
-        tokens=len(source.split()) + len(target.split()),
-        error=None,
-        retry_count=0,
-        created_at=created_at,
-        started_at=created_at + timedelta(milliseconds=20),
-        completed_at=created_at + timedelta(milliseconds=620),
-        metadata={"page": sequence // 10, "style": "technical"},
-    )
+    head = {
+        "specversion": "1.0",
+        "id": str(number),
+        "source": "bench",
+        "type": task.__record__.type,
+        "time": task.completed_at.isoformat(),
+    }
+    body = b'%b,"data":%b}' % (json.dumps(head).encode()[:-1], task.to_json())
+    return Message(body, {}, "application/cloudevents+json")

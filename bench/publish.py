@@ -1,0 +1,99 @@
+"""
+What `publish()` costs its caller: four threads that do nothing else, with the broker there and away.
+
+Each round publishes the same records through a new producer with its defaults ("spill"), and with a journal, both while a
+worker stores what comes and with the broker stopped. The threads call `publish()` without a pause, so that a call's time
+holds what it waits for the other threads, and for the one that sends. After each measurement all rows are compared with what
+was sent: where the broker was away, once it is back.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from typing import Any
+
+from bench.backlog import Backlog
+from bench.figures import median, percentile, rotated, spread
+from bench.records import TASK_MD5_SQL
+from bench.service import Service, service
+from bench.site import RoundVoid, Site, describe
+from bench.table import Table
+from bench.workers import ended_events, until, workers
+from bench.workload import build_workload
+
+EVENTS = 40_000
+THREADS = 4
+#: By the name of the result: the durability, and whether the broker is there.
+MODES = {
+    "spill": ("spill", True),
+    "journal": ("journal", True),
+    "spill_away": ("spill", False),
+    "journal_away": ("journal", False),
+}
+
+
+def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The median of the rounds' medians and 99th percentiles, in microseconds."""
+    table = Table(place, "translation.tasks", TASK_MD5_SQL)
+    # The queue has to be there before the broker goes.
+    Backlog(place).close()
+    found: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
+    with service(place, "timed", arguments.events, threads=THREADS) as publisher:
+        load = build_workload(arguments.events)
+        for number in range(arguments.rounds):
+            for mode in rotated(list(MODES), number):
+                table.empty()
+                durations = _round(place, publisher, arguments.events, *MODES[mode])
+                if table.sent_digest() != load.checksum:
+                    raise RoundVoid(f"after {mode} {table.name} is not what was sent: {table.rows()} rows of {load.events}")
+                found[mode].append(durations)
+    modes = {mode: _summary(rounds) for mode, rounds in found.items()}
+    return {
+        "name": "publish",
+        "broker": place.broker,
+        "events": arguments.events,
+        "rounds": arguments.rounds,
+        "threads": THREADS,
+        "events_per_s": modes["spill"]["events_per_s"],
+        "p50_us": modes["spill"]["p50_us"],
+        "p99_us": modes["spill"]["p99_us"],
+        "spread": modes["spill"]["spread"],
+        "modes": modes,
+        **table.about(),
+        "conflict_ratio": 0.0,
+        "message_bytes_per_event": round(load.bytes_per_event),
+        **describe(place),
+    }
+
+
+def _round(place: Site, publisher: Service, events: int, durability: str, is_there: bool) -> dict[str, float]:
+    with ExitStack() as stack:
+        if is_there:
+            started = stack.enter_context(workers(place, 1))
+            answer = publisher.ask(durability)
+        else:
+            place.broker_server.stop()
+            answer = publisher.ask(durability)
+            place.broker_server.start()
+            started = stack.enter_context(workers(place, 1))
+        publisher.tell("the broker is there")
+        until(lambda: ended_events(place) >= events, started, "does not come to the end")
+        dropped = publisher.hear()
+    if dropped or answer["accepted"] != events:
+        raise RoundVoid(f"accepted {answer['accepted']} of {events}, dropped {dropped}")
+    durations = [duration / 1000 for duration in answer["ns"]]
+    return {
+        "p50_us": percentile(durations, 50),
+        "p99_us": percentile(durations, 99),
+        "max_us": max(durations),
+        "events_per_s": events / answer["seconds"],
+    }
+
+
+def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    values = {name: [one[name] for one in rounds] for name in rounds[0]}
+    return {
+        **{name: round(median(of_rounds), 1) for name, of_rounds in values.items()},
+        "spread": {name: spread(of_rounds, 1) for name, of_rounds in values.items()},
+    }

@@ -1,0 +1,179 @@
+"""
+What a batch costs, in counts that no noisy machine can change: statements, transactions, round trips, bytes copied.
+
+A figure here is what the code needs today. Less is fine, and then the figure goes down; more is a decision, not an accident.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import psycopg
+import pytest
+import redis
+from kombu.asynchronous.hub import Hub
+
+from bench.workload import EVENTS_PER_MESSAGE, Message, build_corrections, build_metrics, build_small, build_updates
+from penstock_producers.transports import transport_for
+from penstock_schemas.registry import load_registry
+from penstock_schemas.wire import QUEUE, Envelope, new_epoch
+from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.redis_source import RedisSource
+from penstock_worker.ingest.source import Delivery
+from penstock_worker.ingest.write import Writer
+from penstock_worker.settings import Settings
+from tests.wiretap import Traffic, tapped
+
+EVENTS = 2_000
+
+
+class Batch(NamedTuple):
+    """Messages to be stored, after those that are there before."""
+
+    before: list[Message]
+    messages: list[Message]
+
+
+class Cost(NamedTuple):
+    """The most that a batch may take; bytes copied are a multiple of the bytes that came over the wire."""
+
+    statements: int
+    round_trips: int
+    copied: float
+
+
+@pytest.fixture
+def writer(database_url: str) -> Iterator[Writer]:
+    writer = Writer.of(Settings(database_url=database_url), load_registry(()))
+    yield writer
+    writer.database.close()
+
+
+def new_rows() -> Batch:
+    load = build_updates(EVENTS)
+    return Batch(load.sessions, load.before)
+
+
+def newer_versions() -> Batch:
+    load = build_updates(EVENTS)
+    return Batch([*load.sessions, *load.before], load.tasks)
+
+
+def partial_records() -> Batch:
+    load = build_corrections(EVENTS)
+    return Batch([*load.sessions, *load.before], load.tasks)
+
+
+def appended() -> Batch:
+    messages, _ = build_metrics(EVENTS)
+    return Batch([], messages)
+
+
+COSTS = {
+    new_rows: Cost(statements=7, round_trips=9, copied=0.80),
+    newer_versions: Cost(statements=7, round_trips=9, copied=0.80),
+    partial_records: Cost(statements=8, round_trips=10, copied=2.0),
+    appended: Cost(statements=6, round_trips=8, copied=0.80),
+}
+
+
+@pytest.mark.parametrize("make", COSTS, ids=lambda make: make.__name__)
+def test_a_batch_costs_as_much_as_before(writer, make):
+    batch, limit = make(), COSTS[make]
+    # The first message of its producer makes the staging table and says that the producer is there: once, not with every batch.
+    write(writer, [*batch.before, batch.messages[0]])
+
+    traffic = counted(writer, batch.messages[1:])
+
+    came = sum(len(message.body) for message in batch.messages[1:])
+    assert traffic.transactions == 1
+    assert traffic.statements <= limit.statements
+    assert traffic.round_trips <= limit.round_trips
+    assert traffic.copied_bytes <= limit.copied * came
+
+
+def test_a_larger_batch_takes_no_more_statements(writer):
+    batch = new_rows()
+    write(writer, [*batch.before, batch.messages[0]])
+
+    small, large = counted(writer, batch.messages[1:2]), counted(writer, batch.messages[2:])
+
+    assert (large.statements, large.round_trips) == (small.statements, small.round_trips)
+    assert large.copied_bytes > 1.5 * small.copied_bytes
+
+
+def test_many_small_messages_are_one_transaction(writer):
+    """Ledger and all: a message has no cost of its own in the database."""
+    batch, small = new_rows(), build_small(EVENTS_PER_MESSAGE + 1).envelopes
+    write(writer, [*batch.before, batch.messages[-1], small[0]])
+    whole = counted(writer, batch.messages[-2:-1])
+
+    traffic = counted(writer, small[1:])
+
+    assert (traffic.transactions, traffic.statements, traffic.round_trips) == (1, whole.statements, whole.round_trips)
+
+
+def test_a_thousand_messages_are_few_calls_of_redis(valkey_url):
+    """One to publish them, and a few to take and to acknowledge them; the scripts' loading is among these."""
+    epoch, count = new_epoch(), 1_000
+    with redis.Redis.from_url(valkey_url) as client:
+        client.config_resetstat()
+        transport = transport_for(valkey_url, QUEUE, 30)
+        transport.send([Envelope("p", epoch, number, [b"{}"]) for number in range(count)], lambda _: None)
+        transport.close()
+        assert calls(client, "lpush") == 1
+
+        client.config_resetstat()
+        take_and_acknowledge(valkey_url, count)
+        assert calls(client, "evalsha") + calls(client, "eval") <= 10
+        assert client.llen(QUEUE) == client.hlen(f"{QUEUE}:leased") == 0
+
+
+def test_the_wire_is_counted(database_url):
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE words (word text)")
+        with tapped(connection) as alone:
+            connection.execute("SELECT 1")
+        with tapped(connection) as together:
+            with connection.transaction(), connection.cursor().copy("COPY words FROM STDIN") as copy:
+                copy.write(b"one\ntwo\n")
+            connection.execute("SELECT count(*) FROM words WHERE word = %s", ["one"])
+
+    assert alone == Traffic(statements=1, transactions=1, round_trips=1)
+    assert together == Traffic(statements=4, transactions=2, round_trips=5, copied_bytes=8)
+
+
+def write(writer: Writer, messages: Sequence[Message]) -> dict[str, int]:
+    return writer.write([RawMessage(message.body, message.content_type, message.headers) for message in messages]).outcomes
+
+
+def counted(writer: Writer, messages: Sequence[Message]) -> Traffic:
+    """Write them all, and nothing but stored comes of it."""
+    with tapped(writer.database.connection()) as traffic:
+        outcomes = write(writer, messages)
+    assert outcomes == {"stored": sum(int(str(message.headers["count"])) for message in messages)}
+    return traffic
+
+
+def take_and_acknowledge(broker_url: str, count: int) -> None:
+    hub = Hub()
+    deliveries: list[Delivery] = []
+    source = RedisSource(Settings(broker_url=broker_url), hub.timer, owner="a")
+    try:
+        hub.timer.call_repeatedly(0.01, lambda: None)  # the loop never sleeps for longer
+        source.start(deliveries.extend, lambda: len(deliveries) < count)
+        deadline = time.monotonic() + 120
+        while len(deliveries) < count:
+            assert time.monotonic() < deadline, f"{len(deliveries)} of {count} messages came"
+            hub.run_once()
+        source.ack(deliveries)
+    finally:
+        source.close()
+        hub.close()
+
+
+def calls(client: redis.Redis, command: str) -> int:
+    statistics = client.info("commandstats")
+    return int(statistics.get(f"cmdstat_{command}", {}).get("calls", 0))
