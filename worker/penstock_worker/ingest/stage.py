@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, itemgetter
 from typing import Any
 
 from penstock_schemas.record import RecordType
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.groups import comparable
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Verdict
 from penstock_worker.ingest.reduce import Row, fold, is_plain
-from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, escape, join_columns, json_texts
+from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, join_columns, join_lines, json_texts
 from penstock_worker.store.upsert import UpsertPlan
 
 __all__ = ["Culprit", "Item", "Placeholder", "Stage", "Staged", "Unwritable"]
@@ -74,12 +76,13 @@ class Stage:
 
     plan: UpsertPlan
 
-    def lines(self, items: Iterable[Item], *, is_apart: bool = False) -> Staged:
+    def lines(self, items: Iterable[Item], blocks: Sequence[Block] = (), *, is_apart: bool = False) -> Staged:
         """
         One line per key, sorted by key: every worker locks rows in this one order.
 
         Args:
             items: What is to be written.
+            blocks: The same in columns; no key of theirs is repeated.
             is_apart: One line per event instead, also where several have one key.
 
         Raises:
@@ -88,8 +91,11 @@ class Stage:
         plain, rows = self._single(items) if is_apart else self._split(items)
         culprits: list[Culprit] = []
         pairs = [*self._plain_lines(plain, culprits), *self._row_lines(rows, culprits)]
+        if blocks:
+            pairs = [(comparable(key), line) for key, line in pairs]
+            pairs += chain.from_iterable(map(self._block_lines, blocks))
         pairs.sort(key=itemgetter(0))
-        return Staged(escape(line for _, line in pairs), len(pairs), is_simple=not rows, culprits=culprits)
+        return Staged(join_lines(line for _, line in pairs), len(pairs), is_simple=not rows, culprits=culprits)
 
     def unwritable(self, items: Sequence[Item]) -> list[Culprit]:
         """Whose values cannot be written, and why, whether or not they would get into a row."""
@@ -136,6 +142,20 @@ class Stage:
         indexed = self._record.indexed
         return [encoder_of(column, is_indexed=column.name in indexed) for column in self._record.columns]
 
+    def _block_lines(self, block: Block) -> Iterable[tuple[Any, str]]:
+        versions = list(map(str, block.versions))
+        columns = [block.texts[name] for name in self._names]
+        lines = join_columns([*columns, *self._bookkeeping(versions, block.ids)])
+        return zip(block.keys, lines, strict=True)
+
+    def _bookkeeping(self, versions: list[str], ids: list[str]) -> Iterator[Iterable[str]]:
+        """The bookkeeping columns of events that are each a plain row."""
+        yield versions
+        yield ids
+        if self.plan.has_oldest:
+            yield versions
+        yield from repeat(repeat(NULL), 2 + 2 * self.plan.has_deletes)
+
     def _plain_lines(self, events: list[Event], culprits: list[Culprit]) -> Iterable[tuple[Any, str]]:
         if not events:
             return ()
@@ -143,11 +163,7 @@ class Stage:
         columns = self._values_of([event.data for event in events], found)
         culprits += [(events[place], why) for place, why in found]
         versions = list(map(str, map(attrgetter("version"), events)))
-        columns += [versions, [event.id for event in events]]
-        if self.plan.has_oldest:
-            columns.append(versions)
-        empty = 2 + 2 * self.plan.has_deletes
-        lines = join_columns([*columns, *[repeat(NULL)] * empty])
+        lines = join_columns([*columns, *self._bookkeeping(versions, [event.id for event in events])])
         return _without(found, zip([event.key for event in events], lines, strict=True))
 
     def _values_of(self, contents: Sequence[dict[str, Any]], found: _Found) -> list[Any]:

@@ -13,6 +13,8 @@ import psycopg
 
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.groups import Group, Groups, comparable
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.reduce import stamp_text
@@ -21,12 +23,11 @@ from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
 
-__all__ = ["Groups", "Tables"]
+__all__ = ["Tables"]
 
 logger = logging.getLogger(__name__)
 
-#: The events of a batch by record type.
-Groups = dict[str, list[Event]]
+_NONE = Group()
 
 
 class Tables:
@@ -47,35 +48,38 @@ class Tables:
             if parent:
                 self._children[parent.type].append((name, parent.field))
 
-    def prepare(self, groups: Groups) -> None:
-        """Make the staging tables; the events of a table that does not fit are held."""
-        for name in self._tables(groups):
+    def prepare(self, names: Iterable[str]) -> dict[str, psycopg.Error]:
+        """Make the staging tables for events of these types; the tables that do not fit, each with what it lacks."""
+        unfit = {}
+        for name in self._tables(names):
             try:
                 self._database.prepare(self._stages[name].plan)
             except psycopg.Error as exc:
                 if not is_of_table(exc) or not self._database.has_staging_right():
                     raise
-                self._hold_table(name, groups, exc)
+                unfit[name] = exc
+        return unfit
 
-    def _tables(self, groups: Groups) -> list[str]:
+    def _tables(self, names: Iterable[str]) -> list[str]:
         """The tables that are written, parents first: one order for all workers."""
-        wanted = set(groups)
+        wanted = set(names)
         for name in reversed(list(self._stages)):
             parent = self._stages[name].plan.record.declaration.parent
             if name in wanted and parent:
                 wanted.add(parent.type)
         return [name for name in self._stages if name in wanted]
 
-    def _hold_table(self, name: str, groups: Groups, exc: psycopg.Error) -> None:
+    def hold(self, groups: Groups, name: str, exc: psycopg.Error) -> None:
+        """Hold the events of a table that does not fit, and of its children's; they are single ones."""
         verdict = verdict_on_table(exc)
         _log_held(name, exc)
         for table in (name, *(child for child, _ in self._children[name])):
-            for event in groups.pop(table, ()):
+            for event in groups.pop(table, _NONE).events:
                 event.end(verdict)
 
     def write(self, connection: Connection, groups: Groups, watch: Stopwatch, *, is_careful: bool) -> None:
         """
-        Write the events that have no verdict yet, parents before children.
+        Write the blocks and the events that have no verdict yet, parents before children.
 
         Args:
             connection: In the batch's transaction.
@@ -87,54 +91,76 @@ class Tables:
             psycopg.Error: PostgreSQL objected; when careful, only to what is no event's fault.
         """
         for name in self._tables(groups):
-            stage = self._stages[name]
-            events = [event for event in groups.get(name, ()) if event.verdict is None]
+            stage, group = self._stages[name], groups.get(name, _NONE)
+            events = [event for event in group.events if event.verdict is None]
             watch.start("parents")
-            placeholders, deleted = self._parents(connection, name, events, groups)
-            items: list[Item] = [*events, *placeholders]
+            placeholders, deleted = self._parents(connection, name, Group(events, group.blocks), groups)
             write = self._write_carefully if is_careful else self._write_table
-            write(connection, stage, items, watch)
+            write(connection, stage, [*events, *placeholders], group.blocks, watch)
             if any(event.verdict for event in events):
                 # A parent that was refused is missing after all: its children get a placeholder in its place.
-                missing, _ = self._parents(connection, name, [event for event in events if event.verdict is None], groups)
-                write(connection, stage, missing, watch)
+                events = [event for event in events if event.verdict is None]
+                missing, _ = self._parents(connection, name, Group(events, group.blocks), groups)
+                write(connection, stage, missing, (), watch)
             self._supersede_fallen(name, groups, deleted)
 
     def _parents(
-        self, connection: Connection, name: str, events: list[Event], groups: Groups
+        self, connection: Connection, name: str, group: Group, groups: Groups
     ) -> tuple[list[Placeholder], dict[Any, int]]:
-        """What the children in this batch need of table `name`: the parents that are missing, and when others were deleted."""
-        by_key: dict[Any, Placeholder] = {}
-        for child, field in self._children[name]:
-            for event in groups.get(child, ()):
-                if event.verdict is None and not event.is_delete:
-                    key = event.data[field]
-                    by_key.setdefault(key, Placeholder((key,))).children.append(event)
+        """
+        What the children in this batch need of table `name`: the parents that are missing, and when others were deleted.
+
+        Args:
+            connection: In the batch's transaction.
+            name: The parents' type.
+            group: Which of them are in this batch.
+            groups: All groups, the children among them.
+        """
+        by_key = self._wanted(name, groups)
         if not by_key:
             return [], {}
         rows = connection.execute(self._stages[name].plan.parents_of, [list(by_key)]).fetchall()
         found = {row[0]: row[1] for row in rows}
-        written = {event.key[0] for event in events}
+        written = {comparable(event.key) for event in group.events}.union(*(block.keys for block in group.blocks))
         deleted = {key: int(str(version)) for key, version in found.items() if version is not None}
-        for event in events:
+        for event in group.events:
             if event.is_delete:
                 deleted[event.key[0]] = max(event.version, deleted.get(event.key[0], 0))
-        return [item for key, item in by_key.items() if key not in found and key not in written], deleted
+        return [item for key, item in by_key.items() if key not in found and comparable((key,)) not in written], deleted
+
+    def _wanted(self, name: str, groups: Groups) -> dict[Any, Placeholder]:
+        """The parents that are named by children in this batch."""
+        by_key: dict[Any, Placeholder] = {}
+        for child, field in self._children[name]:
+            children = groups.get(child, _NONE)
+            for event in children.events:
+                if event.verdict is None and not event.is_delete:
+                    key = event.data[field]
+                    by_key.setdefault(key, Placeholder((key,))).children.append(event)
+            for block in children.blocks:
+                for key in block.parents:
+                    by_key.setdefault(key, Placeholder((key,)))
+        return by_key
 
     def _supersede_fallen(self, name: str, groups: Groups, deleted: dict[Any, int]) -> None:
         """A child that is not newer than its parent's delete is written, for its lowest version counts, but is not seen."""
         if not deleted:
             return
         for child, field in self._children[name]:
-            for event in groups.get(child, ()):
+            children = groups.get(child, _NONE)
+            for event in children.events:
                 if not event.is_delete and event.version <= deleted.get(event.data[field], -1):
                     event.outcome = Outcome.SUPERSEDED if event.verdict is None else event.outcome
+            for block in children.blocks:
+                _supersede_fallen_of(block, field, deleted)
 
-    def _write_table(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
+    def _write_table(
+        self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch
+    ) -> None:
         plan = stage.plan
         watch.start("encode")
-        items, staged = _encode(stage, items)
-        if not items:
+        items, staged = _encode(stage, items, blocks)
+        if not staged.rows:
             return
         watch.start("copy")
         cursor = connection.cursor()
@@ -144,10 +170,15 @@ class Tables:
         watch.start("upsert")
         written = cursor.execute(plan.upsert, prepare=True).rowcount
         if written != staged.rows or not staged.is_simple:
-            _supersede(cursor.execute(plan.stamps_of_staged).fetchall(), items, len(plan.record.key))
+            rows = cursor.execute(plan.stamps_of_staged).fetchall()
+            _supersede(rows, items, len(plan.record.key))
+            _supersede_blocks(rows, blocks, len(plan.record.key))
 
-    def _write_carefully(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
+    def _write_carefully(
+        self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch
+    ) -> None:
         """Write what can be written; end what cannot, alone."""
+        assert not blocks, "they are dissolved where care is needed"
         try:
             with connection.transaction():
                 apart = self._write_search(connection, stage, items, watch)
@@ -190,13 +221,15 @@ class Tables:
         return again
 
 
-def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool = False) -> tuple[Sequence[Item], Staged]:
-    """The items that can be written as text, and their lines; the others are ended."""
+def _encode(
+    stage: Stage, items: Sequence[Item], blocks: Sequence[Block] = (), *, is_apart: bool = False
+) -> tuple[Sequence[Item], Staged]:
+    """The items that can be written as text, and their lines and those of blocks; the other items are ended."""
     try:
-        staged = stage.lines(items, is_apart=is_apart)
+        staged = stage.lines(items, blocks, is_apart=is_apart)
     except Unwritable:
         items = _without(items, stage.unwritable(items))
-        staged = stage.lines(items, is_apart=is_apart)
+        staged = stage.lines(items, blocks, is_apart=is_apart)
     return _without(items, staged.culprits), staged
 
 
@@ -225,12 +258,28 @@ def _log_held(name: str, exc: Exception) -> None:
 
 def _supersede(rows: Iterable[tuple[Any, ...]], items: Sequence[Item], key_length: int) -> None:
     """Mark the events that left no trace: no column of their row holds their stamp."""
-    traces: dict[tuple[Any, ...], set[str]] = {}
-    for row in rows:
-        version, event, deleted_version, deleted_event, stamps = row[key_length:]
-        trace = {stamp[-48:] for stamp in (stamps or {}).values()}
-        trace |= {stamp_text((v, str(e))) for v, e in ((version, event), (deleted_version, deleted_event)) if v is not None}
-        traces[row[:key_length]] = trace
+    traces = {row[:key_length]: _traces(*row[key_length:]) for row in rows}
     for item in items:
         if isinstance(item, Event) and stamp_text(item.stamp) not in traces.get(item.key, ()):
             item.outcome = Outcome.SUPERSEDED
+
+
+def _supersede_blocks(rows: Iterable[tuple[Any, ...]], blocks: Iterable[Block], key_length: int) -> None:
+    """The same for blocks; a stamp is one event's, so that it need not be looked for under its key."""
+    traces: set[str] = set().union(*(_traces(*row[key_length:]) for row in rows))
+    for block in blocks:
+        stamps = map(stamp_text, zip(block.versions, block.ids, strict=True))
+        block.superseded.update(place for place, stamp in enumerate(stamps) if stamp not in traces)
+
+
+def _traces(version: Any, event: Any, deleted_version: Any, deleted_event: Any, stamps: Any) -> set[str]:
+    """The stamps that a row holds."""
+    trace = {stamp[-48:] for stamp in (stamps or {}).values()}
+    return trace | {stamp_text((v, str(e))) for v, e in ((version, event), (deleted_version, deleted_event)) if v is not None}
+
+
+def _supersede_fallen_of(block: Block, field: str, deleted: Mapping[Any, int]) -> None:
+    fallen = {str(key): deleted[key] for key in block.parents & deleted.keys()}
+    if fallen:
+        parents = zip(block.versions, block.texts[field], strict=True)
+        block.superseded.update(place for place, (version, parent) in enumerate(parents) if version <= fallen.get(parent, -1))

@@ -19,7 +19,7 @@ from psycopg.types.range import Range
 
 from penstock_schemas.answer import PRECEDENCE, SeqRange
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.copy_text import NULL, escape, join_columns
+from penstock_worker.store.copy_text import encode, escaped, join_columns, join_lines
 from penstock_worker.store.foreign_text import storable
 
 __all__ = [
@@ -137,10 +137,14 @@ def record_entries(connection: Connection, entries: Sequence[Entry]) -> None:
         [str(entry.epoch) for entry in entries],
         [f"[{entry.first},{entry.last}]" for entry in entries],
         [entry.outcome for entry in entries],
-        [NULL if entry.reason is None else storable(entry.reason) for entry in entries],
+        encode(_reasons, [entry.reason for entry in entries]),
     ]
     with connection.cursor().copy("COPY penstock.ledger (epoch, seqs, outcome, reason) FROM STDIN") as copy:
-        copy.write(escape(join_columns(columns)))
+        copy.write(join_lines(join_columns(columns)))
+
+
+def _reasons(texts: Iterable[str]) -> list[str]:
+    return escaped(list(map(storable, texts)))
 
 
 def record_sightings(connection: Connection, sightings: Iterable[Sighting]) -> None:
