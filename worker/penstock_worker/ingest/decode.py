@@ -1,9 +1,9 @@
 r"""
 From messages to events.
 
-A message of which every event is as usual is read as columns (see `block`). Any other good message is validated in one call. One
-in which anything is wrong is taken apart: its head is read alone and each event's bytes alone, so that a broken event harms no
-neighbour. What cannot be read at all gets its outcome from the headers.
+A message of which every event is as usual is read as columns (see `block`). Any other good message is validated in one call.
+One in which anything is wrong is taken apart: its head is read alone and each event's bytes alone, so that a broken event harms
+no neighbour. What cannot be read at all gets its outcome from the headers.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import psycopg
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
 from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.freshness import Freshness
 from penstock_worker.ingest.groups import Group, Groups, comparable
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
@@ -22,6 +23,7 @@ from penstock_worker.ingest.stage import Culprit, Item, Placeholder, Stage, Stag
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
+from penstock_worker.store.upsert import UpsertPlan
 
 __all__ = ["Tables"]
 
@@ -41,6 +43,7 @@ class Tables:
 
     def __init__(self, database: Database, stages: Mapping[str, Stage]) -> None:
         self._database, self._stages = database, stages
+        self._freshness: dict[str, Freshness] = defaultdict(Freshness)
         #: By parent type: the types of its children, each with the field that holds the parent's key.
         self._children: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for name, stage in stages.items():
@@ -163,6 +166,8 @@ class Tables:
         if not staged.rows:
             return
         watch.start("copy")
+        if staged.is_simple and self._copy_new(connection, plan, staged):
+            return
         cursor = connection.cursor()
         with cursor.copy(plan.copy) as copy:
             copy.write(staged.data)
@@ -173,6 +178,21 @@ class Tables:
             rows = cursor.execute(plan.stamps_of_staged).fetchall()
             _supersede(rows, items, len(plan.record.key))
             _supersede_blocks(rows, blocks, len(plan.record.key))
+
+    def _copy_new(self, connection: Connection, plan: UpsertPlan, staged: Staged) -> bool:
+        """Put rows straight into their table, if all seem to be new; whether they were, else none of them is in it."""
+        freshness = self._freshness[plan.record.name]
+        if not freshness.is_likely():
+            return False
+        try:
+            with connection.transaction(), connection.cursor().copy(plan.copy_new) as copy:
+                copy.write(staged.data)
+        except psycopg.errors.UniqueViolation:
+            freshness.learn(were_new=False)
+            return False
+        freshness.learn(were_new=True)
+        failpoints.hit("after_copy")
+        return True
 
     def _write_carefully(
         self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch

@@ -95,6 +95,11 @@ class UpsertPlan:
         return f"COPY {self.staging} ({self._columns}) FROM STDIN"
 
     @cached_property
+    def copy_new(self) -> str:
+        """The same lines straight into the table; error 23505 where a key is there already."""
+        return f"COPY {self.table} ({self._columns}) FROM STDIN"
+
+    @cached_property
     def upsert(self) -> str:
         """Merges what is staged. Rows are written in the order in which they were staged: sorted, which is the lock order."""
         return self.upsert_from(self.staging)
