@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -31,6 +32,12 @@ class Desk:
         data = [b'{"session_id":"%b","total_tasks":%d,%b}' % (key.encode(), tasks, _NULLS) for key in keys]
         events = [encode_event("translation.session", "upsert", version, part) for part in data]
         return self.writer.write([RawMessage(Envelope("p", uuid4(), 0, events).body(), CONTENT_TYPE, {})])
+
+    def patch(self, key: str, version: int, **values: object) -> Result:
+        """Write a partial record."""
+        data = json.dumps({"session_id": key} | values).encode()
+        event = encode_event("translation.session", "upsert", version, data)
+        return self.writer.write([RawMessage(Envelope("p", uuid4(), 0, [event]).body(), CONTENT_TYPE, {})])
 
     def rows(self) -> list[tuple[object, ...]]:
         query = "SELECT session_id, total_tasks, _version FROM translation.sessions ORDER BY 1"
@@ -78,3 +85,17 @@ def test_a_batch_written_twice_says_the_same_twice(desk):
     message = RawMessage(Envelope("p", uuid4(), 0, [event]).body(), CONTENT_TYPE, {})
     assert [desk.writer.write([message]).outcomes for _ in range(2)] == [{"stored": 1}, {"stored": 1}]
     assert desk.rows() == [("z", 1, 3)]
+
+
+def test_partial_records_are_superseded_only_where_nothing_of_them_stays(desk):
+    desk.write("a", version=1)
+    found = [
+        desk.patch("a", 5, total_tasks=5, user_id="five"),
+        desk.patch("a", 4, total_tasks=4, target_language="de"),
+        desk.patch("a", 3, total_tasks=3),
+        desk.patch("a", 6, total_tasks=6),
+        desk.write("a", version=2, tasks=2),
+    ]
+    assert [list(result.outcomes) for result in found] == [["stored"], ["stored"], ["superseded"], ["stored"], ["stored"]]
+    query = "SELECT total_tasks, user_id, target_language, _version FROM translation.sessions"
+    assert desk.reader.execute(query).fetchall() == [(6, "five", "de", 6)]

@@ -23,6 +23,7 @@ from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.validate import Validators
 from penstock_worker.store.copy_text import NULL
 from penstock_worker.store.upsert import UpsertPlan
+from tests.records import REGISTRY
 
 EPOCH = UUID("0199a000-0000-7a00-9000-00000000000a")
 
@@ -157,10 +158,10 @@ def thing(**values: str) -> bytes:
     return encode_event("lab.thing", "upsert", 5, b"{%b}" % fields.encode())
 
 
-def rows(decoded: Decoded) -> list[list[Any]]:
+def rows(decoded: Decoded, stage: Stage = STAGE) -> list[list[Any]]:
     """What COPY would read, each text turned into what it stands for."""
-    lines = STAGE.lines(decoded.events, decoded.blocks).data.decode().split("\n")[:-1]
-    kinds = STAGE.plan.types.values()
+    lines = stage.lines(decoded.events, decoded.blocks).data.decode().split("\n")[:-1]
+    kinds = stage.plan.types.values()
     return [[meaning(kind, text) for kind, text in zip(kinds, line.split("\t"), strict=True)] for line in lines]
 
 
@@ -190,6 +191,26 @@ def test_what_blocks_take_amounts_to_the_same_row(column: str) -> None:
     assert taken, "no value was taken"
 
 
+def test_partial_records_amount_to_the_same_rows() -> None:
+    """Apart by the fields that are set; also with a lifecycle, and with columns whose values decide."""
+    parts: list[dict[str, Any]] = [
+        {},
+        {"error": "x"},
+        {"status": "open"},
+        {"status": "done", "error": "\\", "name": "n"},
+        {"status": None},
+        {"most": 7, "since": "2026-11-01T00:00:00Z"},
+        {"name": None, "status": "failed"},
+    ]
+    data = [json.dumps({"site_id": f"s{place}"} | part).encode() for place, part in enumerate(parts * 2)]
+    raw = message(*(encode_event("lab.site", "upsert", 5, part) for part in data))
+    validators = Validators(REGISTRY)
+    stage = Stage(UpsertPlan(REGISTRY["lab.site"]))
+    fast, slow = decode([raw], validators, BlockReader(validators)), decode([raw], validators)
+    assert (len(fast.blocks), fast.events, len(slow.events)) == (len(parts) - 1, [], len(data))
+    assert rows(fast, stage) == rows(slow, stage)
+
+
 def test_the_usual_needs_no_closer_look() -> None:
     usual = thing(
         whole="7",
@@ -214,14 +235,13 @@ def test_the_usual_needs_no_closer_look() -> None:
     [
         thing(name="null"),
         thing(more="1"),
-        encode_event("lab.thing", "upsert", 5, b'{"name":"partial"}'),
         encode_event("lab.thing", "delete", 5, b'{"name":"n"}'),
         encode_event("lab.nothing", "upsert", 5, b'{"name":"n"}'),
         b'{"op":"upsert","version":5,"data":{}}',
         thing(name=f'"{"n" * 3000}"'),
         thing(name='"\\u0000"'),
     ],
-    ids=["no key", "unknown field", "partial", "delete", "unknown type", "no type", "too long for an index", "NUL"],
+    ids=["no key", "unknown field", "delete", "unknown type", "no type", "too long for an index", "NUL"],
 )
 def test_what_is_odd_is_looked_at_alone(event: bytes) -> None:
     """With its message, that is; the others of the batch stay in their block."""

@@ -66,6 +66,11 @@ class Block:
     def __len__(self) -> int:
         return len(self.versions)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every column is set."""
+        return len(self.texts) == len(self.record.columns)
+
     def without(self, envelopes: Collection[int]) -> Block:
         """The block without the events of some envelopes, which are named by `id`."""
         stays = [id(envelope) not in envelopes for envelope in self.envelopes]
@@ -165,7 +170,7 @@ class _Rows:
     envelopes: list[Envelope] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
 
-    def add(self, envelope: Envelope, events: Sequence[Any], ids: Sequence[str], only: type | None) -> None:
+    def add(self, envelope: Envelope, events: Sequence[Any], ids: Sequence[str], only: type | None = None) -> None:
         """Take over the events of an envelope, or `only` those of one type."""
         if only is not None:
             stays = [type(event) is only for event in events]
@@ -173,6 +178,19 @@ class _Rows:
         self.events += events
         self.envelopes += [envelope] * len(events)
         self.ids += ids
+
+    def by_fields(self) -> Iterable[_Rows]:
+        """The same, apart by the fields that are set."""
+        parts: dict[tuple[bool, ...], _Rows] = defaultdict(_Rows)
+        for event, envelope, event_id in zip(self.events, self.envelopes, self.ids, strict=True):
+            fields = tuple([value is UNSET for value in _content(event)])
+            parts[fields].add(envelope, [event], [event_id])
+        return parts.values()
+
+
+def _content(event: Any) -> tuple[Any, ...]:
+    """The values of an event's fields."""
+    return astuple(event.data)
 
 
 #: The fields of an envelope beside its events.
@@ -211,17 +229,18 @@ class _Shape:
         Raises:
             ValueError: One of them wants a closer look.
         """
-        columns = dict(zip(self._fields, zip(*map(astuple, map(attrgetter("data"), rows.events)), strict=True), strict=True))
+        columns = dict(zip(self._fields, zip(*map(_content, rows.events), strict=True), strict=True))
         for name in self._defaulted:
             if set(columns[name]) == {UNSET}:
                 columns[name] = tuple(rows.ids)
-        if any(UNSET in values for values in columns.values()):
-            raise Odd("a partial record")
-        return [self._block(rows, columns)]
+        unset = {name: values.count(UNSET) for name, values in columns.items()}
+        if any(0 < count < len(rows.ids) for count in unset.values()):
+            return [block for part in rows.by_fields() for block in self.blocks(part)]
+        return [self._block(rows, {name: values for name, values in columns.items() if not unset[name]})]
 
     def _block(self, rows: _Rows, columns: dict[str, tuple[Any, ...]]) -> Block:
         texts = {name: self._fields[name].texts(values) for name, values in columns.items()}
-        if any(NULL in texts[name] for name in self._required):
+        if any(NULL in texts.get(name, (NULL,)) for name in self._required):
             raise Odd("no key")
         keys = list(zip(*(_ordered(self._record.by_name[name], texts[name]) for name in self.sorted_by), strict=True))
         versions = list(map(attrgetter("version"), rows.events))

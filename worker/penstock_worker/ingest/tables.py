@@ -13,7 +13,7 @@ import psycopg
 
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
-from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.block import Block, Key
 from penstock_worker.ingest.freshness import Freshness
 from penstock_worker.ingest.groups import Group, Groups, comparable
 from penstock_worker.ingest.message import Event
@@ -166,18 +166,17 @@ class Tables:
         if not staged.rows:
             return
         watch.start("copy")
-        if staged.is_simple and self._copy_new(connection, plan, staged):
+        if staged.is_single and self._copy_new(connection, plan, staged):
             return
         cursor = connection.cursor()
         with cursor.copy(plan.copy) as copy:
             copy.write(staged.data)
         failpoints.hit("after_copy")
         watch.start("upsert")
-        written = cursor.execute(plan.upsert, prepare=True).rowcount
-        if written != staged.rows or not staged.is_simple:
-            rows = cursor.execute(plan.stamps_of_staged).fetchall()
-            _supersede(rows, items, len(plan.record.key))
-            _supersede_blocks(rows, blocks, len(plan.record.key))
+        written = cursor.execute(plan.upsert_single if staged.is_single else plan.upsert, prepare=True).rowcount
+        if written != staged.rows or not staged.is_plain:
+            stamps = cursor.execute(plan.stamps_of_doubtful if staged.is_single else plan.stamps_of_staged)
+            _supersede(stamps.fetchall(), items, blocks, len(plan.record.key))
 
     def _copy_new(self, connection: Connection, plan: UpsertPlan, staged: Staged) -> bool:
         """Put rows straight into their table, if all seem to be new; whether they were, else none of them is in it."""
@@ -237,7 +236,7 @@ class Tables:
                 item.end(verdict)
         again = [item for row, _ in refused if len(row) > 1 for item in row]
         left_out = {id(item) for row, _ in refused for item in row}
-        _supersede(stamps, [item for item in items if id(item) not in left_out], len(stage.plan.record.key))
+        _supersede(stamps, [item for item in items if id(item) not in left_out], (), len(stage.plan.record.key))
         return again
 
 
@@ -276,20 +275,27 @@ def _log_held(name: str, exc: Exception) -> None:
     logger.error("events of %s are held: %s; %s", name, one_line(exc), hint, extra={"action": "table_held"})
 
 
-def _supersede(rows: Iterable[tuple[Any, ...]], items: Sequence[Item], key_length: int) -> None:
-    """Mark the events that left no trace: no column of their row holds their stamp."""
-    traces = {row[:key_length]: _traces(*row[key_length:]) for row in rows}
+def _supersede(rows: Iterable[tuple[Any, ...]], items: Iterable[Item], blocks: Iterable[Block], key_length: int) -> None:
+    """
+    Mark the events that left no trace: no column of their row holds their stamp.
+
+    Args:
+        rows: Keys and stamps; a key that is not among them is one of whose event there is no doubt.
+        items: Single events.
+        blocks: The others.
+        key_length: Columns of the key.
+    """
+    traces: dict[Key, set[str]] = defaultdict(set)
+    for row in rows:
+        traces[comparable(row[:key_length])] |= _traces(*row[key_length:])
     for item in items:
-        if isinstance(item, Event) and stamp_text(item.stamp) not in traces.get(item.key, ()):
+        key = comparable(item.key)
+        if isinstance(item, Event) and key in traces and stamp_text(item.stamp) not in traces[key]:
             item.outcome = Outcome.SUPERSEDED
-
-
-def _supersede_blocks(rows: Iterable[tuple[Any, ...]], blocks: Iterable[Block], key_length: int) -> None:
-    """The same for blocks; a stamp is one event's, so that it need not be looked for under its key."""
-    traces: set[str] = set().union(*(_traces(*row[key_length:]) for row in rows))
     for block in blocks:
-        stamps = map(stamp_text, zip(block.versions, block.ids, strict=True))
-        block.superseded.update(place for place, stamp in enumerate(stamps) if stamp not in traces)
+        for place, key in enumerate(block.keys):
+            if key in traces and stamp_text((block.versions[place], block.ids[place])) not in traces[key]:
+                block.superseded.add(place)
 
 
 def _traces(version: Any, event: Any, deleted_version: Any, deleted_event: Any, stamps: Any) -> set[str]:
