@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from penstock_schemas import Declaration, Record, Registry
 from penstock_schemas.column import Kind
 from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event
-from penstock_worker.ingest.block import BlockReader
+from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.decode import Decoded, decode, dissolve
 from penstock_worker.ingest.message import RawMessage, unwrap
 from penstock_worker.ingest.stage import Stage
@@ -247,6 +247,55 @@ def test_what_is_odd_is_looked_at_alone(event: bytes) -> None:
     """With its message, that is; the others of the batch stay in their block."""
     decoded = decode([message(thing()), message(thing(), event), message(thing())], VALIDATORS, READER)
     assert (sum(map(len, decoded.blocks)), len(decoded.events) + len(decoded.refused)) == (2, 2)
+
+
+def cloudevent(**change: Any) -> dict[str, Any]:
+    head = {"specversion": "1.0", "id": "1", "source": "//foreign", "type": "lab.thing", "time": "2026-11-01T00:00:00.000007Z"}
+    return head | {"data": {column.name: None for column in COLUMNS} | {"name": "n"}} | change
+
+
+def foreign(content: Any, kind: str = "application/cloudevents+json") -> RawMessage:
+    return RawMessage(json.dumps(content).encode(), kind, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"id": "ä", "source": "x" * 1000},
+        {"time": "2026-11-01T02:30:00+02:00", "more": 1},
+        {"data": {"name": "n", "whole": 3, "data": {"a": 1.10, "b": "\\"}}},
+    ],
+)
+def test_cloudevents_amount_to_the_same_rows(change: dict[str, Any]) -> None:
+    batch = [cloudevent(**change), cloudevent(id="2", data={"name": "m"})]
+    for raw in (foreign(cloudevent(**change)), foreign(batch, "application/cloudevents-batch+json; charset=utf-8")):
+        fast, slow = decode([raw], VALIDATORS, READER), decode([raw], VALIDATORS)
+        assert (fast.events, slow.refused) == ([], [])
+        assert rows(fast) == rows(slow)
+        assert [(e.producer, e.epoch, e.count) for e in fast.envelopes] == [
+            (e.producer, e.epoch, e.count) for e in slow.envelopes
+        ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"time": "2026-11-01"}, {"time": "1969-12-31T23:59:59Z"}, {"time": None}, {"id": ""}, {"source": "x" * 1001}),
+        *({"op": "delete"}, {"op": "no"}, {"specversion": "0.3"}, {"type": "lab.nothing"}, {"data": [1]}, {"data": {}}),
+    ],
+)
+def test_odd_cloudevents_are_looked_at_closely(change: dict[str, Any]) -> None:
+    raw = foreign(cloudevent(**change))
+    fast, slow = decode([raw], VALIDATORS, READER), decode([raw], VALIDATORS)
+    assert (fast.blocks, len(fast.events)) == ([], len(slow.events))
+    assert [refused.verdict for refused in fast.refused] == [refused.verdict for refused in slow.refused]
+
+
+def test_cloudevents_leave_their_blocks_too() -> None:
+    decoded = decode([foreign(cloudevent())], VALIDATORS, READER)
+    dissolve(decoded, VALIDATORS, decoded.envelopes)
+    assert (decoded.blocks, [event.key for event in decoded.events]) == ([], [("n",)])
 
 
 def test_messages_leave_their_blocks_and_are_read_as_events() -> None:

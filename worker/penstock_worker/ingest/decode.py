@@ -19,7 +19,8 @@ from pydantic_core import ErrorDetails, from_json
 from penstock_schemas.record import RecordType
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, VERSION, event_id_prefix
 from penstock_worker.ingest.blame import squeezed
-from penstock_worker.ingest.block import Block, BlockReader
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.cloudevents import is_cloudevents, read_cloudevents
 from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, envelope_of, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
@@ -68,7 +69,7 @@ class Decoded:
 def decode(raws: Iterable[RawMessage], validators: Validators, blocks: BlockReader | None = None) -> Decoded:
     """Read messages, as blocks where `blocks` can; nothing that is in them can raise."""
     decoded = Decoded()
-    usual: list[Message] = []
+    messages: list[Message] = []
     for raw in raws:
         message = unwrap(raw)
         if message is None:
@@ -77,11 +78,9 @@ def decode(raws: Iterable[RawMessage], validators: Validators, blocks: BlockRead
         elif len(message.body) > MAX_MESSAGE_BYTES:
             detail = f"{len(message.body)} bytes, the limit is {MAX_MESSAGE_BYTES}"
             refuse_whole(decoded, message, Verdict(Outcome.DEAD, "message_too_large", detail))
-        elif is_cloudevents(message):
-            _decode_cloudevents(message, validators, decoded)
         else:
-            usual.append(message)
-    for message in usual if blocks is None else _decode_blocks(usual, blocks, decoded):
+            messages.append(message)
+    for message in messages if blocks is None else _decode_blocks(messages, blocks, decoded):
         _decode_closely(message, validators, decoded)
     return decoded
 
@@ -96,7 +95,9 @@ def _decode_blocks(messages: Iterable[Message], blocks: BlockReader, decoded: De
 
 
 def _decode_closely(message: Message, validators: Validators, decoded: Decoded) -> None:
-    if _NUL in message.body or not _decode_whole(message, validators, decoded):
+    if is_cloudevents(message):
+        _decode_cloudevents(message, validators, decoded)
+    elif _NUL in message.body or not _decode_whole(message, validators, decoded):
         _decode_apart(message, validators, decoded)
 
 

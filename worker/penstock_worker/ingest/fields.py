@@ -22,7 +22,7 @@ from penstock_schemas.column import Column
 from penstock_worker.ingest.validate import value_type
 from penstock_worker.store.copy_text import MAX_OFFSET, Encoder, encode, encoder_of, escaped, json_texts
 
-__all__ = ["Field", "Odd", "field_of"]
+__all__ = ["Field", "Odd", "check_times", "field_of"]
 
 
 class Odd(ValueError):  # noqa: N818  # what the value is
@@ -93,17 +93,20 @@ def _shapes(texts: Sequence[str], digits: bytes) -> set[bytes]:
 
 
 def _moments(values: Iterable[str]) -> list[str]:
-    """Times of the years 2 to 9998 in RFC 3339, to the microsecond at most."""
     texts = list(values)
-    if not texts:
-        return []
+    if texts:
+        check_times(texts)
+    return texts
+
+
+def check_times(texts: Sequence[str]) -> None:
+    """Raise ValueError for what is not a time of the years 2 to 9998 in RFC 3339, to the microsecond at most."""
     if not _shapes(texts, _DIGITS) <= _TIME_SHAPES or min(texts) < "0002" or max(texts) >= "9999":
         raise Odd("times of another form")
     zones = {text[-6:] for text in texts if text[-1] != "Z"}
     if any(zone[1:] > MAX_OFFSET or not _OFFSET.fullmatch(zone) for zone in zones):
         raise Odd("a zone that PostgreSQL does not know")
     list(map(datetime.fromisoformat, texts))  # raises ValueError where there is no such day
-    return texts
 
 
 def _days(values: Iterable[str]) -> list[str]:

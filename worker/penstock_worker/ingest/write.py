@@ -24,7 +24,8 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
 from penstock_worker.ingest.answers import answers_to
 from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
-from penstock_worker.ingest.block import Block, BlockReader
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.claim import Claim
 from penstock_worker.ingest.decode import Decoded, decode, dissolve, refuse_whole
 from penstock_worker.ingest.groups import Groups, groups_of, with_repeated_keys
