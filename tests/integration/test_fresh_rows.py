@@ -99,3 +99,13 @@ def test_partial_records_are_superseded_only_where_nothing_of_them_stays(desk):
     assert [list(result.outcomes) for result in found] == [["stored"], ["stored"], ["superseded"], ["stored"], ["stored"]]
     query = "SELECT total_tasks, user_id, target_language, _version FROM translation.sessions"
     assert desk.reader.execute(query).fetchall() == [(6, "five", "de", 6)]
+
+
+def test_a_child_from_the_future_leaves_no_parent(desk):
+    """It leaves its block, and what it would have needed with it."""
+    parts = [b'{"task_id":"t-%b","session_id":"s-%b","status":null}' % (name, name) for name in (b"now", b"later")]
+    versions = (1, 2**62)
+    events = [encode_event("translation.task", "upsert", version, part) for version, part in zip(versions, parts, strict=True)]
+    message = RawMessage(Envelope("p", uuid4(), 0, events).body(), CONTENT_TYPE, {})
+    assert desk.writer.write([message]).outcomes == {"stored": 1, "held": 1}
+    assert desk.rows() == [("s-now", None, None)]

@@ -32,7 +32,7 @@ class Block:
     Args:
         texts: The set columns, in the order of the record's, as the text of COPY.
         keys: See `Key`.
-        parents: The parents' keys, each once; empty for types without a parent.
+        parents: The parents' keys; empty for types without a parent.
         span: The first and the last time of append-only events.
     """
 
@@ -42,7 +42,7 @@ class Block:
     ids: list[str]
     texts: dict[str, list[str]]
     keys: list[Key]
-    parents: frozenset[Any] = frozenset()
+    parents: list[Any] = field(default_factory=list)
     span: tuple[datetime, datetime] | None = None
     #: Places of events that turned out to be superseded; all others are stored.
     superseded: set[int] = field(default_factory=set)
@@ -69,6 +69,7 @@ class Block:
             ids=rest(self.ids),
             texts={name: rest(texts) for name, texts in self.texts.items()},
             keys=rest(self.keys),
+            parents=rest(self.parents),
             superseded=set(),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import compress
 from operator import attrgetter
 
 from penstock_worker.ingest.block import Block
@@ -35,19 +36,23 @@ def judge(groups: Groups, now_us: int, settings: Settings) -> None:
 
 
 def untimely(blocks: Iterable[Block], now_us: int, settings: Settings) -> Iterator[Envelope]:
-    """The envelopes of blocks with an event, theirs or not, that must not be written now."""
+    """The envelopes of events in blocks that must not be written now."""
     limit = _limit(now_us, settings)
     now = datetime.fromtimestamp(now_us / 1_000_000, UTC)
     for block in blocks:
-        if max(block.versions) > limit or not _is_kept(block, now):
-            yield from block.envelopes
+        if max(block.versions) > limit:
+            yield from compress(block.envelopes, (version > limit for version in block.versions))
+        if block.span is not None:
+            yield from _outside(block, *kept_months(block.record, now))
 
 
-def _is_kept(block: Block, now: datetime) -> bool:
-    if block.span is None:
-        return True
-    begin, end = kept_months(block.record, now)
-    return (begin is None or begin <= block.span[0]) and block.span[1] < end
+def _outside(block: Block, begin: datetime | None, end: datetime) -> Iterator[Envelope]:
+    assert block.span is not None, "only append-only types have one"
+    first, last = block.span
+    if (begin is None or begin <= first) and last < end:
+        return
+    times = map(datetime.fromisoformat, block.texts[str(block.record.declaration.append_only)])
+    yield from compress(block.envelopes, (at >= end or (begin is not None and at < begin) for at in times))
 
 
 def _limit(now_us: int, settings: Settings) -> int:

@@ -120,9 +120,9 @@ class Shape:
             self._record, rows.envelopes, rows.versions, rows.ids, texts, keys, self._parents(texts), self._span(texts)
         )
 
-    def _parents(self, texts: dict[str, list[str]]) -> frozenset[Any]:
+    def _parents(self, texts: dict[str, list[str]]) -> list[Any]:
         parent = self._record.declaration.parent
-        return _values(self._record.by_name[parent.field], set(texts[parent.field])) if parent else frozenset()
+        return _values(self._record.by_name[parent.field], texts[parent.field]) if parent else []
 
     def _span(self, texts: dict[str, list[str]]) -> tuple[datetime, datetime] | None:
         time = self._record.declaration.append_only
@@ -135,12 +135,13 @@ def _ordered(column: Column, texts: list[str]) -> Iterable[int | str]:
     return map(int, texts) if column.kind is Kind.BIGINT else texts
 
 
-def _values(column: Column, texts: set[str]) -> frozenset[Any]:
-    """What the texts of a parent's key stand for."""
+def _values(column: Column, texts: list[str]) -> list[Any]:
+    """What the texts of a parent's key stand for; it has many children."""
     _check_written_as_read(texts)
     if column.kind not in _TO_VALUE:
         raise Odd("a key that is compared otherwise than its text")
-    return frozenset(map(_TO_VALUE[column.kind], texts))
+    values = {text: _TO_VALUE[column.kind](text) for text in set(texts)}
+    return [values[text] for text in texts]
 
 
 def _check_written_as_read(texts: Iterable[str]) -> None:

@@ -13,14 +13,13 @@ import psycopg
 
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
-from penstock_worker.ingest.block import Block, Key
+from penstock_worker.ingest.block import Block
 from penstock_worker.ingest.freshness import Freshness
 from penstock_worker.ingest.groups import Group, Groups, comparable
-from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
-from penstock_worker.ingest.reduce import stamp_text
 from penstock_worker.ingest.stage import Culprit, Item, Placeholder, Stage, Staged, Unwritable
 from penstock_worker.ingest.stopwatch import Stopwatch
+from penstock_worker.ingest.superseded import supersede, supersede_fallen
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
 from penstock_worker.store.upsert import UpsertPlan
@@ -141,21 +140,16 @@ class Tables:
                     key = event.data[field]
                     by_key.setdefault(key, Placeholder((key,))).children.append(event)
             for block in children.blocks:
-                for key in block.parents:
+                for key in set(block.parents):
                     by_key.setdefault(key, Placeholder((key,)))
         return by_key
 
     def _supersede_fallen(self, name: str, groups: Groups, deleted: dict[Any, int]) -> None:
-        """A child that is not newer than its parent's delete is written, for its lowest version counts, but is not seen."""
         if not deleted:
             return
         for child, field in self._children[name]:
             children = groups.get(child, _NONE)
-            for event in children.events:
-                if not event.is_delete and event.version <= deleted.get(event.data[field], -1):
-                    event.outcome = Outcome.SUPERSEDED if event.verdict is None else event.outcome
-            for block in children.blocks:
-                _supersede_fallen_of(block, field, deleted)
+            supersede_fallen(children.events, children.blocks, field, deleted)
 
     def _write_table(
         self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch
@@ -176,7 +170,7 @@ class Tables:
         written = cursor.execute(plan.upsert_single if staged.is_single else plan.upsert, prepare=True).rowcount
         if written != staged.rows or not staged.is_plain:
             stamps = cursor.execute(plan.stamps_of_doubtful if staged.is_single else plan.stamps_of_staged)
-            _supersede(stamps.fetchall(), items, blocks, len(plan.record.key))
+            supersede(stamps.fetchall(), items, blocks, len(plan.record.key))
 
     def _copy_new(self, connection: Connection, plan: UpsertPlan, staged: Staged) -> bool:
         """Put rows straight into their table, if all seem to be new; whether they were, else none of them is in it."""
@@ -236,7 +230,7 @@ class Tables:
                 item.end(verdict)
         again = [item for row, _ in refused if len(row) > 1 for item in row]
         left_out = {id(item) for row, _ in refused for item in row}
-        _supersede(stamps, [item for item in items if id(item) not in left_out], (), len(stage.plan.record.key))
+        supersede(stamps, [item for item in items if id(item) not in left_out], (), len(stage.plan.record.key))
         return again
 
 
@@ -273,39 +267,3 @@ def _rows(items: Sequence[Item], *, is_apart: bool) -> list[list[Item]]:
 def _log_held(name: str, exc: Exception) -> None:
     hint = "run `penstock migrate up`, or GRANT what is missing"
     logger.error("events of %s are held: %s; %s", name, one_line(exc), hint, extra={"action": "table_held"})
-
-
-def _supersede(rows: Iterable[tuple[Any, ...]], items: Iterable[Item], blocks: Iterable[Block], key_length: int) -> None:
-    """
-    Mark the events that left no trace: no column of their row holds their stamp.
-
-    Args:
-        rows: Keys and stamps; a key that is not among them is one of whose event there is no doubt.
-        items: Single events.
-        blocks: The others.
-        key_length: Columns of the key.
-    """
-    traces: dict[Key, set[str]] = defaultdict(set)
-    for row in rows:
-        traces[comparable(row[:key_length])] |= _traces(*row[key_length:])
-    for item in items:
-        key = comparable(item.key)
-        if isinstance(item, Event) and key in traces and stamp_text(item.stamp) not in traces[key]:
-            item.outcome = Outcome.SUPERSEDED
-    for block in blocks:
-        for place, key in enumerate(block.keys):
-            if key in traces and stamp_text((block.versions[place], block.ids[place])) not in traces[key]:
-                block.superseded.add(place)
-
-
-def _traces(version: Any, event: Any, deleted_version: Any, deleted_event: Any, stamps: Any) -> set[str]:
-    """The stamps that a row holds."""
-    trace = {stamp[-48:] for stamp in (stamps or {}).values()}
-    return trace | {stamp_text((v, str(e))) for v, e in ((version, event), (deleted_version, deleted_event)) if v is not None}
-
-
-def _supersede_fallen_of(block: Block, field: str, deleted: Mapping[Any, int]) -> None:
-    fallen = {str(key): deleted[key] for key in block.parents & deleted.keys()}
-    if fallen:
-        parents = zip(block.versions, block.texts[field], strict=True)
-        block.superseded.update(place for place, (version, parent) in enumerate(parents) if version <= fallen.get(parent, -1))
