@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 
 from penstock_schemas import Declaration, Record, Registry
 from penstock_schemas.column import Kind
@@ -60,6 +60,7 @@ class Thing(Record):
     items: list[int] | None = None
     point: Point | None = None
     anything: Any = None
+    unhashable: Annotated[dict[str, Any], WithJsonSchema({"examples": []})] | None = None
 
 
 VALIDATORS = Validators(Registry([Thing]))

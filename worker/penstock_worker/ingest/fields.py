@@ -53,9 +53,9 @@ def field_of(column: Column, *, is_indexed: bool) -> Field:
     """The field of a column; `is_indexed` bounds the length of its texts."""
     annotation = column.annotation
     encoder = encoder_of(column, is_indexed=is_indexed)
-    if annotation in _PLAIN:
+    if isinstance(annotation, type) and annotation in _PLAIN:
         return Field(_PLAIN[annotation] | None, encoder)
-    if annotation in _SHAPED:
+    if isinstance(annotation, type) and annotation in _SHAPED:
         return Field(str | None, _SHAPED[annotation])
     if annotation == dict[str, Any]:
         return Field(msgspec.Raw, _objects)
@@ -144,7 +144,7 @@ def _objects(values: Iterable[bytes]) -> list[str]:
 
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-#: Annotations whose values msgspec reads as the validators do, for the encoders of their columns.
-_PLAIN: dict[Any, Any] = {str: str, bool: bool, float: float, int: _INT64}
-#: Annotations whose values are text already.
-_SHAPED: dict[Any, Encoder] = {AwareDatetime: _moments, date: _days, UUID: _uuids}
+#: Types whose values msgspec reads as the validators do, for the encoders of their columns.
+_PLAIN: dict[type, Any] = {str: str, bool: bool, float: float, int: _INT64}
+#: Types whose values are text already.
+_SHAPED: dict[type, Encoder] = {AwareDatetime: _moments, date: _days, UUID: _uuids}

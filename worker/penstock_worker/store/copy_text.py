@@ -60,7 +60,7 @@ def join_columns(columns: Sequence[Iterable[str]]) -> list[str]:
 
 def join_lines(lines: Iterable[str]) -> bytes:
     """Lines to what COPY reads."""
-    return "".join([f"{line}\n" for line in lines]).encode()
+    return "\n".join([*lines, ""]).encode()
 
 
 def escaped(texts: list[str]) -> list[str]:
