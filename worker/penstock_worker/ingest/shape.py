@@ -104,7 +104,7 @@ class Shape:
         """
         columns = dict(zip(self._fields, zip(*rows.contents, strict=True), strict=True))
         for name in self._defaulted:
-            if set(columns[name]) == {UNSET}:
+            if columns[name].count(UNSET) == len(rows.ids):
                 columns[name] = tuple(rows.ids)
         unset = {name: values.count(UNSET) for name, values in columns.items()}
         if any(0 < count < len(rows.ids) for count in unset.values()):
