@@ -241,8 +241,9 @@ def test_the_usual_needs_no_closer_look() -> None:
         b'{"op":"upsert","version":5,"data":{}}',
         thing(name=f'"{"n" * 3000}"'),
         thing(name='"\\u0000"'),
+        thing()[:-1] + b',"more":"\xff"}',
     ],
-    ids=["no key", "unknown field", "delete", "unknown type", "no type", "too long for an index", "NUL"],
+    ids=["no key", "unknown field", "delete", "unknown type", "no type", "too long for an index", "NUL", "no text beside"],
 )
 def test_what_is_odd_is_looked_at_alone(event: bytes) -> None:
     """With its message, that is; the others of the batch stay in their block."""
@@ -264,7 +265,7 @@ def foreign(content: Any, kind: str = "application/cloudevents+json") -> RawMess
     [
         {},
         {"id": "ä", "source": "x" * 1000},
-        {"time": "2026-11-01T02:30:00+02:00", "more": 1},
+        {"time": "2026-11-01T02:30:00+02:00", "subject": "s", "traceparent": None, "datacontenttype": "application/json"},
         {"data": {"name": "n", "whole": 3, "data": {"a": 1.10, "b": "\\"}}},
     ],
 )
@@ -283,7 +284,15 @@ def test_cloudevents_amount_to_the_same_rows(change: dict[str, Any]) -> None:
     "change",
     [
         *({"time": "2026-11-01"}, {"time": "1969-12-31T23:59:59Z"}, {"time": None}, {"id": ""}, {"source": "x" * 1001}),
-        *({"op": "delete"}, {"op": "no"}, {"specversion": "0.3"}, {"type": "lab.nothing"}, {"data": [1]}, {"data": {}}),
+        *(
+            {"op": "delete"},
+            {"op": "no"},
+            {"specversion": "0.3"},
+            {"type": "lab.nothing"},
+            {"data": [1]},
+            {"data": {}},
+            {"more": 1},
+        ),
     ],
 )
 def test_odd_cloudevents_are_looked_at_closely(change: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class BlockReader:
         self._shapes = {struct: shape for shape in shapes for struct in (shape.own, shape.foreign)}
         own, foreign = _union(shape.own for shape in shapes), _union(shape.foreign for shape in shapes)
         fields: list[tuple[str, Any, Any]] = [*_HEAD, ("events", list.__class_getitem__(own), ())]
-        self._envelopes = msgspec.json.Decoder(msgspec.defstruct("Envelope", fields, gc=False))
+        self._envelopes = msgspec.json.Decoder(msgspec.defstruct("Envelope", fields, forbid_unknown_fields=True, gc=False))
         self._cloudevent: Any = msgspec.json.Decoder(foreign)
         self._cloudevents: Any = msgspec.json.Decoder(list.__class_getitem__(foreign))
 

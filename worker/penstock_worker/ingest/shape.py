@@ -54,6 +54,8 @@ class Rows:
         return parts.values()
 
 
+#: What CloudEvents often say besides, and means nothing here.
+_ATTRIBUTES = ("datacontenttype", "dataschema", "subject", "traceparent", "tracestate")
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
@@ -84,11 +86,13 @@ class Shape:
             [
                 *(("specversion", Literal["1.0"]), ("id", _Text), ("source", _Text), ("time", str), ("data", data)),
                 ("op", Literal["upsert"], "upsert"),
+                *((name, str | None, None) for name in _ATTRIBUTES),
             ]
         )
 
     def _event(self, fields: Sequence[Any]) -> type[msgspec.Struct]:
-        return msgspec.defstruct("Event", fields, tag_field="type", tag=self._record.name, gc=False)
+        # What is skipped is not looked at, and might not even be text: the validators would refuse it.
+        return msgspec.defstruct("Event", fields, tag_field="type", tag=self._record.name, forbid_unknown_fields=True, gc=False)
 
     @property
     def is_sortable(self) -> bool:
