@@ -86,6 +86,16 @@ UPSERT = {
     "deletes end all types": Slip(upsert, "return deleted if self.record.is_delete_final else", "return deleted if True else"),
     "columns are not wiped": Slip(upsert, 'COLLATE "C", true)', 'COLLATE "C" AND false, false)'),
     "full record stays plain": Slip(upsert, '[("_stamps", "IS NOT NULL"), (', "[("),
+    "onward: not newer": Slip(upsert, 'IS NULL", _NEWER]', 'IS NULL"]'),
+    "onward: over an end": Slip(upsert, """OR {self._rank('t')} = '0')""", "OR true)"),
+    "onward: unknown fields forgotten": Slip(upsert, '"excluded._extra IS NULL", ', ""),
+    "onward: what is not set is emptied": Slip(
+        upsert, "THEN CASE WHEN excluded._stamps ? {literal(column.name)} THEN {theirs}", "THEN CASE WHEN true THEN {theirs}"
+    ),
+    "onward: stamps replaced": Slip(upsert, "{self._stamps('t')} || excluded._stamps ELSE", "excluded._stamps ELSE"),
+    "onward: what was first is not kept": Slip(
+        upsert, 'has_first:\n            return "false"', "has_first:\n            pass"
+    ),
     "unknown fields replaced": Slip(upsert, "excluded._stamps, {self._deleted}) END", "t._stamps, {self._deleted}) END"),
 }
 FUNCTIONS_SQL = {

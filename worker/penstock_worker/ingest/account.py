@@ -31,9 +31,12 @@ class Lettered(NamedTuple):
 def count_outcomes(decoded: Decoded) -> dict[str, int]:
     """Events by outcome."""
     counts: Counter[str] = Counter(event.outcome.value for event in decoded.events)
+    for block in decoded.blocks:
+        counts[Outcome.STORED.value] += len(block) - len(block.superseded)
+        counts[Outcome.SUPERSEDED.value] += len(block.superseded)
     for refused in decoded.refused:
         counts[refused.verdict.outcome.value] += refused.count
-    return dict(counts)
+    return dict(+counts)
 
 
 def entries_of(decoded: Decoded) -> list[Entry]:
@@ -47,6 +50,9 @@ def entries_by_envelope(decoded: Decoded) -> Iterator[tuple[Envelope, Iterable[E
     for event in decoded.events:
         if event.outcome is not Outcome.STORED:
             odd.setdefault(id(event.envelope), {})[event.index] = event.outcome.value
+    for block in decoded.blocks:
+        for place in block.superseded:
+            odd.setdefault(id(block.envelopes[place]), {})[block.index(place)] = Outcome.SUPERSEDED.value
     for refused in decoded.refused:
         places = range(refused.first, refused.first + refused.count)
         odd.setdefault(id(refused.envelope), {}).update(dict.fromkeys(places, refused.verdict.outcome.value))

@@ -1,8 +1,9 @@
 r"""
 From messages to events.
 
-A good message is validated in one call. One in which anything is wrong is taken apart: its head is read alone and each event's
-bytes alone, so that a broken event harms no neighbour. What cannot be read at all gets its outcome from the headers.
+A message of which every event is as usual is read as columns (see `block`). Any other good message is validated in one call.
+One in which anything is wrong is taken apart: its head is read alone and each event's bytes alone, so that a broken event harms
+no neighbour. What cannot be read at all gets its outcome from the headers.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ from uuid import UUID
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from penstock_schemas.answer import is_address
 from penstock_schemas.record import RecordType
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, VERSION, event_id_prefix
 from penstock_worker.ingest.blame import squeezed
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.cloudevents import is_cloudevents, read_cloudevents
-from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, unwrap
+from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage, envelope_of, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.outline import split_events
 from penstock_worker.ingest.unreadable import not_json, why_unreadable
 from penstock_worker.ingest.validate import MAX_SEQ, Validators
 
-__all__ = ["Decoded", "Refused", "decode", "refuse_whole"]
+__all__ = ["Decoded", "Refused", "decode", "dissolve", "refuse_whole"]
+
+
+#: A NUL as JSON writes it; or a backslash before it is escaped, and it is text.
+_NUL = b"\\u0000"
 
 
 @dataclass(slots=True)
@@ -52,16 +58,18 @@ class Refused:
 
 @dataclass(slots=True)
 class Decoded:
-    """What came out of a batch of messages: every event is either in `events` or in `refused`."""
+    """What came out of a batch of messages: every event is either in `events`, in one of `blocks` or in `refused`."""
 
     envelopes: list[Envelope] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
 
 
-def decode(raws: Iterable[RawMessage], validators: Validators) -> Decoded:
-    """Read messages; nothing that is in them can raise."""
+def decode(raws: Iterable[RawMessage], validators: Validators, blocks: BlockReader | None = None) -> Decoded:
+    """Read messages, as blocks where `blocks` can; nothing that is in them can raise."""
     decoded = Decoded()
+    messages: list[Message] = []
     for raw in raws:
         message = unwrap(raw)
         if message is None:
@@ -70,15 +78,44 @@ def decode(raws: Iterable[RawMessage], validators: Validators) -> Decoded:
         elif len(message.body) > MAX_MESSAGE_BYTES:
             detail = f"{len(message.body)} bytes, the limit is {MAX_MESSAGE_BYTES}"
             refuse_whole(decoded, message, Verdict(Outcome.DEAD, "message_too_large", detail))
-        elif is_cloudevents(message):
-            _decode_cloudevents(message, validators, decoded)
-        elif b"\\u0000" in message.body or not _decode_whole(message, validators, decoded):
-            _decode_apart(message, validators, decoded)
+        else:
+            messages.append(message)
+    for message in messages if blocks is None else _decode_blocks(messages, blocks, decoded):
+        _decode_closely(message, validators, decoded)
     return decoded
 
 
+def _decode_blocks(messages: Iterable[Message], blocks: BlockReader, decoded: Decoded) -> list[Message]:
+    """The way of the usual messages; the others, which want a closer look."""
+    envelopes, found = blocks.read(message for message in messages if _NUL not in message.body)
+    decoded.envelopes += envelopes
+    decoded.blocks += found
+    done = {id(envelope.message) for envelope in envelopes}
+    return [message for message in messages if id(message) not in done]
+
+
+def _decode_closely(message: Message, validators: Validators, decoded: Decoded) -> None:
+    if is_cloudevents(message):
+        _decode_cloudevents(message, validators, decoded)
+    elif _NUL in message.body or not _decode_whole(message, validators, decoded):
+        _decode_apart(message, validators, decoded)
+
+
+def dissolve(decoded: Decoded, validators: Validators, envelopes: Iterable[Envelope]) -> None:
+    """
+    Take the messages of some envelopes out of the blocks, and read them anew as events.
+
+    It is done for whole messages at a time, before anything of theirs has been written.
+    """
+    gone = {id(envelope): envelope for envelope in envelopes}
+    decoded.blocks = [rest for block in decoded.blocks if len(rest := block.without(gone))]
+    decoded.envelopes = [envelope for envelope in decoded.envelopes if id(envelope) not in gone]
+    for envelope in gone.values():
+        _decode_closely(envelope.message, validators, decoded)
+
+
 def _decode_whole(message: Message, validators: Validators, decoded: Decoded) -> bool:
-    """The way of every good message; False if anything is wrong with it."""
+    """The way of every other good message; False if anything is wrong with it."""
     try:
         content = validators.envelope.validate_json(message.body)
     except ValidationError:
@@ -86,7 +123,7 @@ def _decode_whole(message: Message, validators: Validators, decoded: Decoded) ->
     contents = content["events"]
     if len(contents) > MAX_EVENTS_PER_MESSAGE or content["seq"] + len(contents) > MAX_SEQ + 1:
         return False
-    envelope = _envelope(message, content, len(contents))
+    envelope = envelope_of(message, content, len(contents))
     records, seq, prefix = validators.records, envelope.seq, event_id_prefix(content["epoch"])
     decoded.envelopes.append(envelope)
     decoded.events += [
@@ -94,22 +131,6 @@ def _decode_whole(message: Message, validators: Validators, decoded: Decoded) ->
         for index, event in enumerate(contents)
     ]
     return True
-
-
-def _envelope(message: Message, head: dict[str, Any], count: int) -> Envelope:
-    reply_to = head.get("reply_to")
-    return Envelope(
-        message,
-        head["producer"],
-        head["epoch"],
-        head["seq"],
-        count,
-        head.get("closed", False),
-        head.get("dropped") or [],
-        # A name from outside: at no other may a worker write.
-        reply_to if is_address(reply_to) else None,
-        [] if count else head.get("query") or [],
-    )
 
 
 def _event(record: RecordType, content: dict[str, Any], event_id: str, envelope: Envelope, index: int) -> Event:
@@ -148,7 +169,7 @@ def _decode_apart(message: Message, validators: Validators, decoded: Decoded) ->
         detail = f"seq: {len(pieces)} events from {head['seq']} on, numbers end at {MAX_SEQ}"
         refuse_whole(decoded, message, Verdict(Outcome.DEAD, "invalid_envelope", detail))
         return
-    envelope = _envelope(message, head, len(pieces))
+    envelope = envelope_of(message, head, len(pieces))
     decoded.envelopes.append(envelope)
     prefix = event_id_prefix(head["epoch"])
     for index, piece in enumerate(pieces):
@@ -163,7 +184,7 @@ def read_event(piece: bytes, index: int, event_id: str, envelope: Envelope, vali
         hints = _hints(piece)
         decoded.refused.append(Refused(envelope, index, 1, piece, _why_invalid(exc, piece, hints), hints, event_id))
         return
-    if b"\\u0000" in piece and _has_nul(content["data"]):
+    if _NUL in piece and _has_nul(content["data"]):
         verdict = Verdict(Outcome.DEAD, "nul_character", "a text holds a NUL character, which PostgreSQL cannot store")
         decoded.refused.append(Refused(envelope, index, 1, piece, verdict, _hints(piece), event_id))
         return

@@ -6,16 +6,17 @@ import base64
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+import msgspec
 from pydantic_core import from_json
 
-from penstock_schemas.answer import SeqRange
+from penstock_schemas.answer import SeqRange, is_address
 from penstock_schemas.record import RecordType
 from penstock_worker.ingest.outcome import Outcome, Verdict
 
-__all__ = ["Envelope", "Event", "Message", "RawMessage", "unwrap", "uuid8"]
+__all__ = ["Envelope", "Event", "Message", "RawMessage", "envelope_of", "unwrap", "uuid8"]
 
 Stamp = tuple[int, str]
 
@@ -67,6 +68,23 @@ class Envelope:
     query: list[SeqRange] = field(default_factory=list)
 
 
+def envelope_of(message: Message, head: dict[str, Any], count: int) -> Envelope:
+    """The envelope of a message with a validated head."""
+    reply_to = head.get("reply_to")
+    return Envelope(
+        message,
+        head["producer"],
+        head["epoch"],
+        head["seq"],
+        count,
+        head.get("closed", False),
+        head.get("dropped") or [],
+        # A name from outside: at no other may a worker write.
+        reply_to if is_address(reply_to) else None,
+        [] if count else head.get("query") or [],
+    )
+
+
 @dataclass(slots=True)
 class Event:
     """
@@ -116,12 +134,36 @@ def unwrap(raw: RawMessage) -> Message | None:
     if raw.headers is not None:
         return Message(raw.body, raw.content_type or "", raw.headers)
     try:
-        wrapper = from_json(raw.body)
-        body, properties = wrapper["body"], wrapper.get("properties", {})
-        content = _unwrap_body(body, is_base64=properties.get("body_encoding") == "base64")
+        wrapper = _WRAPPERS.decode(raw.body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _unwrap_odd(raw.body)
+    return Message(wrapper.body, wrapper.content_type, wrapper.headers)
+
+
+class _Properties(msgspec.Struct):
+    body_encoding: Literal["base64"]
+
+
+class _Wrapper(msgspec.Struct, rename={"content_type": "content-type"}):
+    """What our producers and kombu's defaults write; the body is decoded while it is read."""
+
+    body: bytes
+    properties: _Properties
+    content_type: str = ""
+    headers: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+_WRAPPERS = msgspec.json.Decoder(_Wrapper)
+
+
+def _unwrap_odd(body: bytes) -> Message | None:
+    try:
+        wrapper = from_json(body)
+        content, properties = wrapper["body"], wrapper.get("properties", {})
+        is_base64 = properties.get("body_encoding") == "base64"
         content_type, headers = wrapper.get("content-type"), wrapper.get("headers")
         return Message(
-            content,
+            _unwrap_body(content, is_base64=is_base64),
             content_type if isinstance(content_type, str) else "",
             headers if isinstance(headers, dict) else {},
         )

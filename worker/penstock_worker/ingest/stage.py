@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, itemgetter
 from typing import Any
 
+from penstock_schemas.column import Column, Rule
 from penstock_schemas.record import RecordType
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.groups import comparable
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Verdict
-from penstock_worker.ingest.reduce import Row, fold, is_plain
-from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, escape, join_columns, json_texts
+from penstock_worker.ingest.reduce import Row, fold, is_plain, stamp_text
+from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, escaped, join_columns, join_lines, json_texts
 from penstock_worker.store.upsert import UpsertPlan
 
 __all__ = ["Culprit", "Item", "Placeholder", "Stage", "Staged", "Unwritable"]
@@ -57,15 +60,21 @@ _Found = list[tuple[int, Unwritable]]
 @dataclass(frozen=True, slots=True)
 class Staged:
     """
-    What goes to COPY: `rows` lines in `data`, of which `is_simple` says that each is one whole event.
+    What goes to COPY: `rows` lines in `data`.
 
+    `is_single` says that each is what one event says alone, or a placeholder; `is_plain` that they are full records besides.
     `culprits` are the items that have no line, for a value of theirs cannot be written; one is there as often as it has such.
     """
 
     data: bytes
     rows: int
-    is_simple: bool
+    is_single: bool
+    is_plain: bool
     culprits: list[Culprit] = field(default_factory=list)
+
+
+#: As many as are wanted.
+_NULLS = repeat(NULL)
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,13 @@ class Stage:
 
     plan: UpsertPlan
 
-    def lines(self, items: Iterable[Item], *, is_apart: bool = False) -> Staged:
+    def lines(self, items: Iterable[Item], blocks: Sequence[Block] = (), *, is_apart: bool = False) -> Staged:
         """
         One line per key, sorted by key: every worker locks rows in this one order.
 
         Args:
             items: What is to be written.
+            blocks: The same in columns; no key of theirs is repeated.
             is_apart: One line per event instead, also where several have one key.
 
         Raises:
@@ -88,8 +98,17 @@ class Stage:
         plain, rows = self._single(items) if is_apart else self._split(items)
         culprits: list[Culprit] = []
         pairs = [*self._plain_lines(plain, culprits), *self._row_lines(rows, culprits)]
+        if blocks:
+            pairs = [(comparable(key), line) for key, line in pairs]
+            pairs += chain.from_iterable(map(self._block_lines, blocks))
         pairs.sort(key=itemgetter(0))
-        return Staged(escape(line for _, line in pairs), len(pairs), is_simple=not rows, culprits=culprits)
+        return Staged(
+            join_lines(line for _, line in pairs),
+            len(pairs),
+            is_single=all(len(makers) == 1 for _, makers in rows),
+            is_plain=not rows and all(block.is_full for block in blocks),
+            culprits=culprits,
+        )
 
     def unwritable(self, items: Sequence[Item]) -> list[Culprit]:
         """Whose values cannot be written, and why, whether or not they would get into a row."""
@@ -136,6 +155,39 @@ class Stage:
         indexed = self._record.indexed
         return [encoder_of(column, is_indexed=column.name in indexed) for column in self._record.columns]
 
+    def _block_lines(self, block: Block) -> Iterable[tuple[Any, str]]:
+        versions = list(map(str, block.versions))
+        columns: list[Iterable[str]] = [block.texts.get(name) or _NULLS for name in self._names]
+        stamps = _NULLS if block.is_full else self._stamps_of(block)
+        lines = join_columns([*columns, *self._bookkeeping(versions, block.ids, stamps)])
+        return zip(block.keys, lines, strict=True)
+
+    def _stamps_of(self, block: Block) -> Iterable[str]:
+        """What `fold` makes of one partial record: each column that it sets has its stamp."""
+        columns = [self._record.by_name[name] for name in block.texts if name not in self._record.key]
+        stamped = [column for column in columns if column.rule not in (Rule.MIN, Rule.MAX)]
+        templates = {rank: _template(stamped, rank) for rank in "01"}
+        stamps = map(stamp_text, zip(block.versions, block.ids, strict=True))
+        return [stamp.join(templates[rank]) for stamp, rank in zip(stamps, self._ranks_of(block), strict=True)]
+
+    def _ranks_of(self, block: Block) -> Iterable[str]:
+        lifecycle = self._record.declaration.lifecycle
+        if lifecycle is None or lifecycle.field not in block.texts:
+            return repeat("0", len(block))
+        terminal = set(escaped(list(lifecycle.terminal)))
+        return ["1" if state in terminal else "0" for state in block.texts[lifecycle.field]]
+
+    def _bookkeeping(self, versions: list[str], ids: list[str], stamps: Iterable[str] = _NULLS) -> Iterator[Iterable[str]]:
+        """The bookkeeping columns of events that are each a row."""
+        yield versions
+        yield ids
+        if self.plan.has_oldest:
+            yield versions
+        if self.plan.has_deletes:
+            yield from (_NULLS, _NULLS)
+        yield stamps
+        yield _NULLS
+
     def _plain_lines(self, events: list[Event], culprits: list[Culprit]) -> Iterable[tuple[Any, str]]:
         if not events:
             return ()
@@ -143,11 +195,7 @@ class Stage:
         columns = self._values_of([event.data for event in events], found)
         culprits += [(events[place], why) for place, why in found]
         versions = list(map(str, map(attrgetter("version"), events)))
-        columns += [versions, [event.id for event in events]]
-        if self.plan.has_oldest:
-            columns.append(versions)
-        empty = 2 + 2 * self.plan.has_deletes
-        lines = join_columns([*columns, *[repeat(NULL)] * empty])
+        lines = join_columns([*columns, *self._bookkeeping(versions, [event.id for event in events])])
         return _without(found, zip([event.key for event in events], lines, strict=True))
 
     def _values_of(self, contents: Sequence[dict[str, Any]], found: _Found) -> list[Any]:
@@ -204,6 +252,12 @@ def _encoded(column: str, encoder: Encoder, values: Sequence[Any], found: _Found
     step = _STEP if len(values) > _STEP else 1
     parts = ((place, values[place : place + step]) for place in range(0, len(values), step))
     return [text for place, part in parts for text in _encoded(column, encoder, part, found, first + place)]
+
+
+def _template(columns: Sequence[Column], rank: str) -> list[str]:
+    """What stands before, between and after the stamps of columns in the JSON of them all; `rank` is the event's."""
+    names = [f'"{column.name}":"{rank if column.rule is Rule.STATE else ""}' for column in columns]
+    return ["{" + names[0], *(f'",{name}' for name in names[1:]), '"}'] if names else ["{}"]
 
 
 def _or_null(value: int | str | None) -> str:

@@ -13,20 +13,22 @@ import psycopg
 
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
-from penstock_worker.ingest.message import Event
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.freshness import Freshness
+from penstock_worker.ingest.groups import Group, Groups, comparable
 from penstock_worker.ingest.outcome import Outcome, Verdict
-from penstock_worker.ingest.reduce import stamp_text
 from penstock_worker.ingest.stage import Culprit, Item, Placeholder, Stage, Staged, Unwritable
 from penstock_worker.ingest.stopwatch import Stopwatch
+from penstock_worker.ingest.superseded import supersede, supersede_fallen
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
+from penstock_worker.store.upsert import UpsertPlan
 
-__all__ = ["Groups", "Tables"]
+__all__ = ["Tables"]
 
 logger = logging.getLogger(__name__)
 
-#: The events of a batch by record type.
-Groups = dict[str, list[Event]]
+_NONE = Group()
 
 
 class Tables:
@@ -40,6 +42,7 @@ class Tables:
 
     def __init__(self, database: Database, stages: Mapping[str, Stage]) -> None:
         self._database, self._stages = database, stages
+        self._freshness: dict[str, Freshness] = defaultdict(Freshness)
         #: By parent type: the types of its children, each with the field that holds the parent's key.
         self._children: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for name, stage in stages.items():
@@ -47,35 +50,38 @@ class Tables:
             if parent:
                 self._children[parent.type].append((name, parent.field))
 
-    def prepare(self, groups: Groups) -> None:
-        """Make the staging tables; the events of a table that does not fit are held."""
-        for name in self._tables(groups):
+    def prepare(self, names: Iterable[str]) -> dict[str, psycopg.Error]:
+        """Make the staging tables for events of these types; the tables that do not fit, each with what it lacks."""
+        unfit = {}
+        for name in self._tables(names):
             try:
                 self._database.prepare(self._stages[name].plan)
             except psycopg.Error as exc:
                 if not is_of_table(exc) or not self._database.has_staging_right():
                     raise
-                self._hold_table(name, groups, exc)
+                unfit[name] = exc
+        return unfit
 
-    def _tables(self, groups: Groups) -> list[str]:
+    def _tables(self, names: Iterable[str]) -> list[str]:
         """The tables that are written, parents first: one order for all workers."""
-        wanted = set(groups)
+        wanted = set(names)
         for name in reversed(list(self._stages)):
             parent = self._stages[name].plan.record.declaration.parent
             if name in wanted and parent:
                 wanted.add(parent.type)
         return [name for name in self._stages if name in wanted]
 
-    def _hold_table(self, name: str, groups: Groups, exc: psycopg.Error) -> None:
+    def hold(self, groups: Groups, name: str, exc: psycopg.Error) -> None:
+        """Hold the events of a table that does not fit, and of its children's; they are single ones."""
         verdict = verdict_on_table(exc)
         _log_held(name, exc)
         for table in (name, *(child for child, _ in self._children[name])):
-            for event in groups.pop(table, ()):
+            for event in groups.pop(table, _NONE).events:
                 event.end(verdict)
 
     def write(self, connection: Connection, groups: Groups, watch: Stopwatch, *, is_careful: bool) -> None:
         """
-        Write the events that have no verdict yet, parents before children.
+        Write the blocks and the events that have no verdict yet, parents before children.
 
         Args:
             connection: In the batch's transaction.
@@ -87,67 +93,105 @@ class Tables:
             psycopg.Error: PostgreSQL objected; when careful, only to what is no event's fault.
         """
         for name in self._tables(groups):
-            stage = self._stages[name]
-            events = [event for event in groups.get(name, ()) if event.verdict is None]
+            stage, group = self._stages[name], groups.get(name, _NONE)
+            events = [event for event in group.events if event.verdict is None]
             watch.start("parents")
-            placeholders, deleted = self._parents(connection, name, events, groups)
-            items: list[Item] = [*events, *placeholders]
+            placeholders, deleted = self._parents(connection, name, Group(events, group.blocks), groups)
             write = self._write_carefully if is_careful else self._write_table
-            write(connection, stage, items, watch)
+            write(connection, stage, [*events, *placeholders], group.blocks, watch)
             if any(event.verdict for event in events):
                 # A parent that was refused is missing after all: its children get a placeholder in its place.
-                missing, _ = self._parents(connection, name, [event for event in events if event.verdict is None], groups)
-                write(connection, stage, missing, watch)
+                events = [event for event in events if event.verdict is None]
+                missing, _ = self._parents(connection, name, Group(events, group.blocks), groups)
+                write(connection, stage, missing, (), watch)
             self._supersede_fallen(name, groups, deleted)
 
     def _parents(
-        self, connection: Connection, name: str, events: list[Event], groups: Groups
+        self, connection: Connection, name: str, group: Group, groups: Groups
     ) -> tuple[list[Placeholder], dict[Any, int]]:
-        """What the children in this batch need of table `name`: the parents that are missing, and when others were deleted."""
-        by_key: dict[Any, Placeholder] = {}
-        for child, field in self._children[name]:
-            for event in groups.get(child, ()):
-                if event.verdict is None and not event.is_delete:
-                    key = event.data[field]
-                    by_key.setdefault(key, Placeholder((key,))).children.append(event)
+        """
+        What the children in this batch need of table `name`: the parents that are missing, and when others were deleted.
+
+        Args:
+            connection: In the batch's transaction.
+            name: The parents' type.
+            group: Which of them are in this batch.
+            groups: All groups, the children among them.
+        """
+        by_key = self._wanted(name, groups)
         if not by_key:
             return [], {}
         rows = connection.execute(self._stages[name].plan.parents_of, [list(by_key)]).fetchall()
         found = {row[0]: row[1] for row in rows}
-        written = {event.key[0] for event in events}
+        written = {comparable(event.key) for event in group.events}.union(*(block.keys for block in group.blocks))
         deleted = {key: int(str(version)) for key, version in found.items() if version is not None}
-        for event in events:
+        for event in group.events:
             if event.is_delete:
                 deleted[event.key[0]] = max(event.version, deleted.get(event.key[0], 0))
-        return [item for key, item in by_key.items() if key not in found and key not in written], deleted
+        return [item for key, item in by_key.items() if key not in found and comparable((key,)) not in written], deleted
+
+    def _wanted(self, name: str, groups: Groups) -> dict[Any, Placeholder]:
+        """The parents that are named by children in this batch."""
+        by_key: dict[Any, Placeholder] = {}
+        for child, field in self._children[name]:
+            children = groups.get(child, _NONE)
+            for event in children.events:
+                if event.verdict is None and not event.is_delete:
+                    key = event.data[field]
+                    by_key.setdefault(key, Placeholder((key,))).children.append(event)
+            for block in children.blocks:
+                for key in set(block.parents):
+                    by_key.setdefault(key, Placeholder((key,)))
+        return by_key
 
     def _supersede_fallen(self, name: str, groups: Groups, deleted: dict[Any, int]) -> None:
-        """A child that is not newer than its parent's delete is written, for its lowest version counts, but is not seen."""
         if not deleted:
             return
         for child, field in self._children[name]:
-            for event in groups.get(child, ()):
-                if not event.is_delete and event.version <= deleted.get(event.data[field], -1):
-                    event.outcome = Outcome.SUPERSEDED if event.verdict is None else event.outcome
+            children = groups.get(child, _NONE)
+            supersede_fallen(children.events, children.blocks, field, deleted)
 
-    def _write_table(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
+    def _write_table(
+        self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch
+    ) -> None:
         plan = stage.plan
         watch.start("encode")
-        items, staged = _encode(stage, items)
-        if not items:
+        items, staged = _encode(stage, items, blocks)
+        if not staged.rows:
             return
         watch.start("copy")
+        if staged.is_single and self._copy_new(connection, plan, staged):
+            return
         cursor = connection.cursor()
         with cursor.copy(plan.copy) as copy:
             copy.write(staged.data)
         failpoints.hit("after_copy")
         watch.start("upsert")
-        written = cursor.execute(plan.upsert, prepare=True).rowcount
-        if written != staged.rows or not staged.is_simple:
-            _supersede(cursor.execute(plan.stamps_of_staged).fetchall(), items, len(plan.record.key))
+        written = cursor.execute(plan.upsert_single if staged.is_single else plan.upsert, prepare=True).rowcount
+        if written != staged.rows or not staged.is_plain:
+            stamps = cursor.execute(plan.stamps_of_doubtful if staged.is_single else plan.stamps_of_staged)
+            supersede(stamps.fetchall(), items, blocks, len(plan.record.key))
 
-    def _write_carefully(self, connection: Connection, stage: Stage, items: Sequence[Item], watch: Stopwatch) -> None:
+    def _copy_new(self, connection: Connection, plan: UpsertPlan, staged: Staged) -> bool:
+        """Put rows straight into their table, if all seem to be new; whether they were, else none of them is in it."""
+        freshness = self._freshness[plan.record.name]
+        if not freshness.is_likely():
+            return False
+        try:
+            with connection.transaction(), connection.cursor().copy(plan.copy_new) as copy:
+                copy.write(staged.data)
+        except psycopg.errors.UniqueViolation:
+            freshness.learn(were_new=False)
+            return False
+        freshness.learn(were_new=True)
+        failpoints.hit("after_copy")
+        return True
+
+    def _write_carefully(
+        self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch
+    ) -> None:
         """Write what can be written; end what cannot, alone."""
+        assert not blocks, "they are dissolved where care is needed"
         try:
             with connection.transaction():
                 apart = self._write_search(connection, stage, items, watch)
@@ -186,17 +230,19 @@ class Tables:
                 item.end(verdict)
         again = [item for row, _ in refused if len(row) > 1 for item in row]
         left_out = {id(item) for row, _ in refused for item in row}
-        _supersede(stamps, [item for item in items if id(item) not in left_out], len(stage.plan.record.key))
+        supersede(stamps, [item for item in items if id(item) not in left_out], (), len(stage.plan.record.key))
         return again
 
 
-def _encode(stage: Stage, items: Sequence[Item], *, is_apart: bool = False) -> tuple[Sequence[Item], Staged]:
-    """The items that can be written as text, and their lines; the others are ended."""
+def _encode(
+    stage: Stage, items: Sequence[Item], blocks: Sequence[Block] = (), *, is_apart: bool = False
+) -> tuple[Sequence[Item], Staged]:
+    """The items that can be written as text, and their lines and those of blocks; the other items are ended."""
     try:
-        staged = stage.lines(items, is_apart=is_apart)
+        staged = stage.lines(items, blocks, is_apart=is_apart)
     except Unwritable:
         items = _without(items, stage.unwritable(items))
-        staged = stage.lines(items, is_apart=is_apart)
+        staged = stage.lines(items, blocks, is_apart=is_apart)
     return _without(items, staged.culprits), staged
 
 
@@ -221,16 +267,3 @@ def _rows(items: Sequence[Item], *, is_apart: bool) -> list[list[Item]]:
 def _log_held(name: str, exc: Exception) -> None:
     hint = "run `penstock migrate up`, or GRANT what is missing"
     logger.error("events of %s are held: %s; %s", name, one_line(exc), hint, extra={"action": "table_held"})
-
-
-def _supersede(rows: Iterable[tuple[Any, ...]], items: Sequence[Item], key_length: int) -> None:
-    """Mark the events that left no trace: no column of their row holds their stamp."""
-    traces: dict[tuple[Any, ...], set[str]] = {}
-    for row in rows:
-        version, event, deleted_version, deleted_event, stamps = row[key_length:]
-        trace = {stamp[-48:] for stamp in (stamps or {}).values()}
-        trace |= {stamp_text((v, str(e))) for v, e in ((version, event), (deleted_version, deleted_event)) if v is not None}
-        traces[row[:key_length]] = trace
-    for item in items:
-        if isinstance(item, Event) and stamp_text(item.stamp) not in traces.get(item.key, ()):
-            item.outcome = Outcome.SUPERSEDED

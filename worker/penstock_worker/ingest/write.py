@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -25,14 +24,17 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
 from penstock_worker.ingest.answers import answers_to
 from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.claim import Claim
-from penstock_worker.ingest.decode import Decoded, decode, refuse_whole
-from penstock_worker.ingest.judge import judge
-from penstock_worker.ingest.message import Envelope, Event, Message, RawMessage
+from penstock_worker.ingest.decode import Decoded, decode, dissolve, refuse_whole
+from penstock_worker.ingest.groups import Groups, groups_of, with_repeated_keys
+from penstock_worker.ingest.judge import judge, untimely
+from penstock_worker.ingest.message import Envelope, Message, RawMessage
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.stopwatch import Stopwatch
-from penstock_worker.ingest.tables import Groups, Tables
+from penstock_worker.ingest.tables import Tables
 from penstock_worker.ingest.validate import Validators
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, Database, connect_with
@@ -81,6 +83,7 @@ class Writer:
         self.database = database
         self.settings = settings
         self.validators = Validators(registry)
+        self.blocks = BlockReader(self.validators)
         self.tables = Tables(database, {name: Stage(UpsertPlan(record)) for name, record in registry.items()})
         self._sleep = sleep
         self._known_epochs: set[UUID] = set()
@@ -103,7 +106,7 @@ class Writer:
         """
         watch = Stopwatch()
         watch.start("decode")
-        decoded = decode(messages, self.validators)
+        decoded = decode(messages, self.validators, self.blocks)
         answers = self.store(decoded, watch)
         watch.start("")
         return Result(count_outcomes(decoded), {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()}, answers)
@@ -123,6 +126,10 @@ class Writer:
                 objections += self._next_try(exc, attempt)
                 if objections > MAX_CAREFUL_TRIES:
                     raise self._given_up(exc) from exc
+            if objections:
+                dissolve(decoded, self.validators, _envelopes(decoded.blocks))
+            for block in decoded.blocks:
+                block.superseded.clear()
             for event in decoded.events:
                 event.outcome, event.verdict = Outcome.STORED, None
             for refused, verdict in original:
@@ -172,15 +179,12 @@ class Writer:
         return None
 
     def _transaction(self, decoded: Decoded, watch: Stopwatch, claim: Claim | None, *, is_careful: bool) -> str:
-        groups = _groups(decoded.events)
         watch.start("prepare")
-        self.tables.prepare(groups)
+        fitting = self._fitting(decoded)
         with self.database.transaction(is_rehearsal=claim is not None and claim.is_rehearsal) as connection:
             if claim:
                 decoded = claim.take(connection, decoded)
-                # A table that does not fit is not among the groups any more.
-                groups = _groups(event for event in decoded.events if event.record.name in groups)
-            judge(groups, self._now_us(connection), self.settings)
+            groups = self._groups(decoded, fitting, self._now_us(connection))
             self.tables.write(connection, groups, watch, is_careful=is_careful)
             watch.start("account")
             answers = self._account(connection, decoded, claim)
@@ -190,6 +194,28 @@ class Writer:
         if claim is None:
             self._know(decoded)
         return answers
+
+    def _fitting(self, decoded: Decoded) -> set[str]:
+        """Prepare the tables; the types of those that fit. The events of the others are held."""
+        groups = groups_of(decoded.events, decoded.blocks)
+        unfit = self.tables.prepare(groups)
+        if unfit and decoded.blocks:
+            dissolve(decoded, self.validators, _envelopes(decoded.blocks))
+            groups = groups_of(decoded.events, ())
+        for name, exc in unfit.items():
+            self.tables.hold(groups, name, exc)
+        return set(groups)
+
+    def _groups(self, decoded: Decoded, fitting: set[str], now_us: int) -> Groups:
+        """What is written, by table; what time forbids has ended, and what must be looked at singly is in no block any more."""
+        groups = groups_of(decoded.events, decoded.blocks)
+        doubtful = [*with_repeated_keys(groups), *untimely(decoded.blocks, now_us, self.settings)]
+        if doubtful:
+            dissolve(decoded, self.validators, doubtful)
+            groups = groups_of(decoded.events, decoded.blocks)
+        groups = {name: group for name, group in groups.items() if name in fitting}
+        judge(groups, now_us, self.settings)
+        return groups
 
     def _know(self, decoded: Decoded) -> None:
         if len(self._known_epochs) > MAX_KNOWN_EPOCHS:
@@ -216,8 +242,6 @@ class Writer:
         return answers_to(connection, decoded)
 
 
-def _groups(events: Iterable[Event]) -> Groups:
-    groups: Groups = defaultdict(list)
-    for event in events:
-        groups[event.record.name].append(event)
-    return groups
+def _envelopes(blocks: Iterable[Block]) -> Iterator[Envelope]:
+    for block in blocks:
+        yield from block.envelopes

@@ -1,9 +1,8 @@
 r"""
 Rows as the text of COPY, column by column.
 
-Values are turned into text a column at a time, where Python's loops run in C, and escaped a batch at a time. To know what to
-escape, the batch is joined with marks that no value can hold: NUL, which PostgreSQL's text cannot store and decoding has
-refused, and two lone surrogates, which are no characters.
+Values are turned into text and escaped a column at a time, where Python's loops run in C. Few columns hold anything to escape:
+one look at a column, joined by a character that no value can hold, tells.
 """
 
 from __future__ import annotations
@@ -18,18 +17,30 @@ from pydantic_core import to_json
 
 from penstock_schemas.column import Column, Kind
 
-__all__ = ["MAX_INDEXED_BYTES", "NULL", "Encoder", "encode", "encoder_of", "escape", "join_columns", "json_texts"]
+__all__ = [
+    "MAX_INDEXED_BYTES",
+    "NULL",
+    "Encoder",
+    "encode",
+    "encoder_of",
+    "escaped",
+    "join_columns",
+    "join_lines",
+    "json_texts",
+]
 
-NULL = "\ud801"
+NULL = "\\N"
 #: Of one text in a key or an index; PostgreSQL has room for 2,704 bytes a row of a btree. It would take a longer text that it
 #: can compress, but nobody can tell a producer which those are.
 MAX_INDEXED_BYTES = 2_600
 #: What PostgreSQL reads as hours and minutes from UTC, without the sign; RFC 3339 goes to 23:59.
 MAX_OFFSET = "15:59"
-_FIELD_END = "\x00"
-_ROW_END = "\ud800"
+#: PostgreSQL's text cannot store it, and decoding has refused it.
+_NUL = "\x00"
+#: In this order: the backslash first, lest it escape the escapes.
+_ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 
-#: All non-null values of a column to text; raises ValueError for one that PostgreSQL would refuse or Python not read back.
+#: Non-null values of a column to escaped text; raises ValueError for one that PostgreSQL would refuse or Python not read back.
 Encoder = Callable[[Iterable[Any]], list[str]]
 
 
@@ -43,28 +54,23 @@ def encoder_of(column: Column, *, is_indexed: bool = False) -> Encoder:
 
 
 def join_columns(columns: Sequence[Iterable[str]]) -> list[str]:
-    """Columns of text to one marked line a row."""
-    return list(map(_FIELD_END.join, zip(*columns, strict=False)))
+    """Columns of escaped text to one line a row."""
+    return list(map("\t".join, zip(*columns, strict=False)))
 
 
-def escape(lines: Iterable[str]) -> bytes:
-    """Marked lines to what COPY reads."""
-    text = _ROW_END.join(lines) + _ROW_END
+def join_lines(lines: Iterable[str]) -> bytes:
+    """Lines to what COPY reads."""
+    return "\n".join([*lines, ""]).encode()
+
+
+def escaped(texts: list[str]) -> list[str]:
+    """Texts as they stand between the tabs of COPY."""
+    joined = _NUL.join(texts)
+    if not any(mark in joined for mark, _ in _ESCAPES):
+        return texts
     for mark, written in _ESCAPES:
-        text = text.replace(mark, written)
-    return text.encode()
-
-
-#: In this order: the backslash first, lest it escape the escapes.
-_ESCAPES = (
-    ("\\", "\\\\"),
-    ("\n", "\\n"),
-    ("\r", "\\r"),
-    ("\t", "\\t"),
-    (_FIELD_END, "\t"),
-    (_ROW_END, "\n"),
-    (NULL, "\\N"),
-)
+        joined = joined.replace(mark, written)
+    return joined.split(_NUL)
 
 
 def encode(encoder: Encoder, values: Sequence[Any]) -> list[str]:
@@ -76,17 +82,17 @@ def encode(encoder: Encoder, values: Sequence[Any]) -> list[str]:
 
 
 def _texts(values: Iterable[Any]) -> list[str]:
-    return values if isinstance(values, list) else list(values)
+    return escaped(list(values))
 
 
 def _indexed_texts(values: Iterable[Any]) -> list[str]:
-    texts = _texts(values)
+    texts = list(values)
     if max(map(len, texts), default=0) * 4 > MAX_INDEXED_BYTES:  # no character has more than four bytes
         for text in texts:
             size = len(text.encode())
             if size > MAX_INDEXED_BYTES:
                 raise ValueError(f"{size:,} bytes, a text in a key or an index may have {MAX_INDEXED_BYTES:,}")
-    return texts
+    return escaped(texts)
 
 
 def _str(values: Iterable[Any]) -> list[str]:
@@ -94,7 +100,7 @@ def _str(values: Iterable[Any]) -> list[str]:
 
 
 def _enums(values: Iterable[Any]) -> list[str]:
-    return [str(value.value) for value in values]
+    return escaped([str(value.value) for value in values])
 
 
 def _booleans(values: Iterable[Any]) -> list[str]:
@@ -126,11 +132,19 @@ def _check_calendar(value: datetime) -> None:
 
 def json_texts(values: Iterable[Any]) -> list[str]:
     """JSON. A number such as 1e400 has become Infinity here, which jsonb does not have."""
-    texts = [to_json(value, inf_nan_mode="constants").decode() for value in values]
-    if any("Infinity" in text or "NaN" in text for text in texts):  # a number, or a word in some text
+    values = list(values)
+    # All in one call, apart from each other by what no value can hold.
+    listed = [part for value in values for part in (_NUL, value)]
+    text = to_json(listed, inf_nan_mode="constants").decode()
+    if "Infinity" in text or "NaN" in text:  # a number, or a word in some text
         for value in values:
             _check_finite(value)
-    return texts
+    return escaped(text[len(_FIRST) : -1].split(_BETWEEN)) if values else []
+
+
+#: What stands before the first value in the JSON of them all, and between two.
+_FIRST = '["\\u0000",'
+_BETWEEN = ',"\\u0000",'
 
 
 def _check_finite(value: Any) -> None:

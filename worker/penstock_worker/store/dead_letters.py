@@ -14,7 +14,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.copy_text import encode, escape, join_columns, json_texts
+from penstock_worker.store.copy_text import encode, escaped, join_columns, join_lines, json_texts
 from penstock_worker.store.foreign_text import indexable, storable
 
 __all__ = ["Letter", "fingerprints_of", "fingerprints_over_rate", "record_letters"]
@@ -129,17 +129,17 @@ def _lines(letters: Sequence[Letter]) -> bytes:
         [str(letter.id) for letter in letters],
         [letter.state for letter in letters],
         [letter.reason for letter in letters],
-        fingerprints_of(letters),
+        escaped(fingerprints_of(letters)),
         *(encode(_storables, list(map(attrgetter(name), letters))) for name in _TEXTS),
         *(encode(_strings, list(map(attrgetter(name), letters))) for name in _PLAIN),
         encode(json_texts, headers),
     ]
-    lines = escape(join_columns(columns)).split(b"\n")[:-1]
+    lines = join_lines(join_columns(columns)).split(b"\n")[:-1]
     return b"".join(b"%b\t\\\\x%b\n" % (line, hexlify(letter.payload)) for line, letter in zip(lines, letters, strict=True))
 
 
 def _storables(texts: Iterable[str]) -> list[str]:
-    return list(map(storable, texts))
+    return escaped(list(map(storable, texts)))
 
 
 def _strings(values: Iterable[object]) -> list[str]:

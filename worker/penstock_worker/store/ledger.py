@@ -9,6 +9,7 @@ it has one outcome, the first of `PRECEDENCE` that was ever noted for it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -18,8 +19,9 @@ from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from penstock_schemas.answer import PRECEDENCE, SeqRange
+from penstock_worker.seq_ranges import join
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.copy_text import NULL, escape, join_columns
+from penstock_worker.store.copy_text import encode, escaped, join_columns, join_lines
 from penstock_worker.store.foreign_text import storable
 
 __all__ = [
@@ -119,14 +121,11 @@ def find_outcomes(connection: Connection, asked: Mapping[UUID, Sequence[SeqRange
 
 def merge_entries(entries: Iterable[Entry]) -> list[Entry]:
     """Join what touches, so that a thousand messages of one event each leave one row."""
-    merged: list[Entry] = []
-    for entry in sorted(entries, key=lambda entry: (entry.epoch, entry.outcome, entry.reason or "", entry.first)):
-        before = merged[-1] if merged else None
-        if before and before[:3] == entry[:3] and entry.first <= before.last + 1:
-            merged[-1] = before._replace(last=max(before.last, entry.last))
-        else:
-            merged.append(entry)
-    return merged
+    ranges: dict[tuple[UUID, str, str | None], list[SeqRange]] = defaultdict(list)
+    for epoch, outcome, reason, first, last in entries:
+        ranges[epoch, outcome, reason].append((first, last))
+    wholes = sorted(ranges, key=lambda whole: (whole[0], whole[1], whole[2] or ""))
+    return [Entry(*whole, *part) for whole in wholes for part in join(ranges[whole])]
 
 
 def record_entries(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -137,10 +136,14 @@ def record_entries(connection: Connection, entries: Sequence[Entry]) -> None:
         [str(entry.epoch) for entry in entries],
         [f"[{entry.first},{entry.last}]" for entry in entries],
         [entry.outcome for entry in entries],
-        [NULL if entry.reason is None else storable(entry.reason) for entry in entries],
+        encode(_reasons, [entry.reason for entry in entries]),
     ]
     with connection.cursor().copy("COPY penstock.ledger (epoch, seqs, outcome, reason) FROM STDIN") as copy:
-        copy.write(escape(join_columns(columns)))
+        copy.write(join_lines(join_columns(columns)))
+
+
+def _reasons(texts: Iterable[str]) -> list[str]:
+    return escaped(list(map(storable, texts)))
 
 
 def record_sightings(connection: Connection, sightings: Iterable[Sighting]) -> None:

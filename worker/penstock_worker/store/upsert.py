@@ -8,7 +8,7 @@ concurrent batch can slip between reading and writing.
 A row is *plain* when its newest upsert was a full one that won every column: `_stamps` is NULL. Two plain rows merge by
 comparing (version, event id) once. Everything else (partial records, deletes, unknown fields, a state that a newer event may
 not take back) compares the stamps of each column, in SQL text that is generated here and helped by `functions.sql`. Full
-records never pay for it.
+records never pay for it, and a partial record pays little where it is newer than all that its row has seen (`upsert_single`).
 """
 
 from __future__ import annotations
@@ -95,15 +95,25 @@ class UpsertPlan:
         return f"COPY {self.staging} ({self._columns}) FROM STDIN"
 
     @cached_property
+    def copy_new(self) -> str:
+        """The same lines straight into the table; error 23505 where a key is there already."""
+        return f"COPY {self.table} ({self._columns}) FROM STDIN"
+
+    @cached_property
     def upsert(self) -> str:
         """Merges what is staged. Rows are written in the order in which they were staged: sorted, which is the lock order."""
         return self.upsert_from(self.staging)
 
-    def upsert_from(self, source: str) -> str:
+    @cached_property
+    def upsert_single(self) -> str:
+        """The same, where each staged row is what one event says alone."""
+        return self.upsert_from(self.staging, is_single=True)
+
+    def upsert_from(self, source: str, *, is_single: bool = False) -> str:
         """The same from another table or subquery with the staged columns."""
         return (
             f"INSERT INTO {self.table} AS t ({self._columns}) SELECT {self._columns} FROM {source} AS s "
-            f"ON CONFLICT ({self._key}) DO UPDATE SET {', '.join(self._assignments())}, _stored_at = now() "
+            f"ON CONFLICT ({self._key}) DO UPDATE SET {', '.join(self._assignments(is_single=is_single))}, _stored_at = now() "
             f"WHERE {self._is_change()}"
         )
 
@@ -120,6 +130,12 @@ class UpsertPlan:
             f"SELECT {keys}, t._version, t._event::text, {deleted}, t._stamps "
             f"FROM {source} AS s JOIN {self.table} AS t USING ({self._key})"
         )
+
+    @cached_property
+    def stamps_of_doubtful(self) -> str:
+        """Of staged rows that are one event each: those of the keys whose row another event was the last to change."""
+        is_doubtful = "s._version IS NULL OR (t._version, t._event) IS DISTINCT FROM (s._version, s._event)"
+        return f"{self.stamps_of_staged} WHERE {is_doubtful}"
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -144,20 +160,38 @@ class UpsertPlan:
     def _key(self) -> str:
         return ", ".join(quote(name) for name in self.record.key)
 
-    def _assignments(self) -> list[str]:
+    def _assignments(self, *, is_single: bool) -> list[str]:
         later = "CASE WHEN excluded._version IS NOT NULL AND (t._version IS NULL OR {newer}) THEN excluded.{c} ELSE t.{c} END"
         alive = f"CASE WHEN {self._is_gone} THEN NULL ELSE {later} END"
-        sets = [f"{quote(column.name)} = {self._merged(column)}" for column in self.record.values]
+        is_onward = self._is_onward if is_single else "false"
+        sets = [f"{quote(column.name)} = {self._merged(column, is_onward)}" for column in self.record.values]
         sets += [f"{name} = {alive.format(newer=_NEWER, c=name)}" for name in ("_version", "_event")]
         if self.has_oldest:
             sets.append("_oldest = LEAST(excluded._oldest, t._oldest)")
         if self.has_deletes:
             sets += [f"{name} = CASE WHEN {_DELETED_LATER} THEN excluded.{name} ELSE t.{name} END" for name in _DELETED]
-        sets.append(f"_stamps = CASE WHEN NOT ({self._is_slow}) OR {self._is_gone} THEN NULL ELSE {self._merged_stamps()} END")
+        sets.append(
+            f"_stamps = CASE WHEN NOT ({self._is_slow}) OR {self._is_gone} THEN NULL "
+            f"WHEN {is_onward} THEN {self._stamps('t')} || excluded._stamps ELSE {self._merged_stamps()} END"
+        )
         sets.append(f"_extra = {self._merged_extra()}")
         return sets
 
-    def _merged(self, column: Column) -> str:
+    @cached_property
+    def _is_onward(self) -> str:
+        """
+        Whether a partial record takes every column that it sets, for it is newer than all that its row has seen.
+
+        A row that lives is newer than its last delete. Where its state is not terminal, no column has a terminal one's rank.
+        """
+        if self.record.has_first:
+            return "false"
+        reasons = ["excluded._stamps IS NOT NULL", "excluded._extra IS NULL", _NEWER]
+        if self.record.declaration.lifecycle:
+            reasons.append(f"({self._rank('excluded')} = '1' OR {self._rank('t')} = '0')")
+        return f"({' AND '.join(reasons)})"
+
+    def _merged(self, column: Column, is_onward: str) -> str:
         name = quote(column.name)
         ours, theirs = f"t.{name}", f"excluded.{name}"
         if column.rule in (Rule.MIN, Rule.MAX):
@@ -174,6 +208,7 @@ class UpsertPlan:
             by_stamps = f"CASE WHEN {is_wiped} THEN NULL ELSE {by_stamps} END"
         return (
             f"CASE WHEN NOT ({self._is_slow}) THEN CASE WHEN {_NEWER} THEN {theirs} ELSE {ours} END "
+            f"WHEN {is_onward} THEN CASE WHEN excluded._stamps ? {literal(column.name)} THEN {theirs} ELSE {ours} END "
             f"WHEN {self._is_gone} THEN NULL ELSE {by_stamps} END"
         )
 

@@ -1,0 +1,156 @@
+"""What messages say of one record type, and how their events become blocks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import compress
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from penstock_schemas.column import Column, Kind
+from penstock_schemas.record import RecordType
+from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.fields import Odd, field_of
+from penstock_worker.ingest.message import Envelope
+from penstock_worker.store.copy_text import NULL
+
+__all__ = ["Rows", "Shape"]
+
+
+@dataclass(slots=True)
+class Rows:
+    """Events of one type: what each says, and where it is from."""
+
+    contents: list[tuple[Any, ...]] = field(default_factory=list)
+    envelopes: list[Envelope] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        envelope: Envelope,
+        contents: Iterable[tuple[Any, ...]],
+        versions: Iterable[int],
+        ids: Iterable[str],
+        stays: Sequence[bool] = (True,),
+    ) -> None:
+        """Take over those events of an envelope that are to stay; by default the only one."""
+        self.contents += compress(contents, stays)
+        self.envelopes += [envelope] * sum(stays)
+        self.versions += compress(versions, stays)
+        self.ids += compress(ids, stays)
+
+    def by_fields(self) -> Iterable[Rows]:
+        """The same, apart by the fields that are set."""
+        parts: dict[tuple[bool, ...], Rows] = defaultdict(Rows)
+        for content, envelope, version, event_id in zip(self.contents, self.envelopes, self.versions, self.ids, strict=True):
+            parts[tuple([value is UNSET for value in content])].add(envelope, [content], [version], [event_id])
+        return parts.values()
+
+
+#: What CloudEvents often say besides, and means nothing here.
+_ATTRIBUTES = ("datacontenttype", "dataschema", "subject", "traceparent", "tracestate")
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class Shape:
+    """
+    One record type as msgspec reads it.
+
+    `own` and `foreign` are the structs of its events in our envelopes and in CloudEvents; both have the record as `data`.
+    """
+
+    def __init__(self, record: RecordType) -> None:
+        self._record = record
+        self._fields = {column.name: field_of(column, is_indexed=column.name in record.indexed) for column in record.columns}
+        fields: list[tuple[str, Any, Any]] = [
+            (name, field.wire_type | UnsetType, UNSET) for name, field in self._fields.items()
+        ]
+        data = msgspec.defstruct("Data", fields, forbid_unknown_fields=True, gc=False)
+        parent = record.declaration.parent
+        self._required = (*record.key, *([parent.field] if parent else []))
+        self._sorted_by = [name for name in record.key if name != record.declaration.append_only]
+        #: An append-only record without an id takes its event's.
+        self._defaulted = [
+            name for name in record.key if record.declaration.append_only and record.by_name[name].kind is Kind.UUID
+        ]
+        version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+        self.own = self._event([("op", Literal["upsert"]), ("version", version), ("data", data)])
+        self.foreign = self._event(
+            [
+                *(("specversion", Literal["1.0"]), ("id", _Text), ("source", _Text), ("time", str), ("data", data)),
+                ("op", Literal["upsert"], "upsert"),
+                *((name, str | None, None) for name in _ATTRIBUTES),
+            ]
+        )
+
+    def _event(self, fields: Sequence[Any]) -> type[msgspec.Struct]:
+        # What is skipped is not looked at, and might not even be text: the validators would refuse it.
+        return msgspec.defstruct("Event", fields, tag_field="type", tag=self._record.name, forbid_unknown_fields=True, gc=False)
+
+    @property
+    def is_sortable(self) -> bool:
+        """Whether rows can be sorted by the texts of their key."""
+        return all(self._record.by_name[name].kind in _TO_VALUE for name in self._sorted_by)
+
+    def blocks(self, rows: Rows) -> list[Block]:
+        """
+        The events as blocks.
+
+        Raises:
+            ValueError: One of them wants a closer look.
+        """
+        columns = dict(zip(self._fields, zip(*rows.contents, strict=True), strict=True))
+        for name in self._defaulted:
+            if columns[name].count(UNSET) == len(rows.ids):
+                columns[name] = tuple(rows.ids)
+        unset = {name: values.count(UNSET) for name, values in columns.items()}
+        if any(0 < count < len(rows.ids) for count in unset.values()):
+            return [block for part in rows.by_fields() for block in self.blocks(part)]
+        return [self._block(rows, {name: values for name, values in columns.items() if not unset[name]})]
+
+    def _block(self, rows: Rows, columns: dict[str, tuple[Any, ...]]) -> Block:
+        texts = {name: self._fields[name].texts(values) for name, values in columns.items()}
+        if any(NULL in texts.get(name, (NULL,)) for name in self._required):
+            raise Odd("no key")
+        keys = list(zip(*(_ordered(self._record.by_name[name], texts[name]) for name in self._sorted_by), strict=True))
+        return Block(
+            self._record, rows.envelopes, rows.versions, rows.ids, texts, keys, self._parents(texts), self._span(texts)
+        )
+
+    def _parents(self, texts: dict[str, list[str]]) -> list[Any]:
+        parent = self._record.declaration.parent
+        return _values(self._record.by_name[parent.field], texts[parent.field]) if parent else []
+
+    def _span(self, texts: dict[str, list[str]]) -> tuple[datetime, datetime] | None:
+        time = self._record.declaration.append_only
+        times = list(map(datetime.fromisoformat, texts[time])) if time else []
+        return (min(times), max(times)) if times else None
+
+
+def _ordered(column: Column, texts: list[str]) -> Iterable[int | str]:
+    _check_written_as_read(texts)
+    return map(int, texts) if column.kind is Kind.BIGINT else texts
+
+
+def _values(column: Column, texts: list[str]) -> list[Any]:
+    """What the texts of a parent's key stand for; it has many children."""
+    _check_written_as_read(texts)
+    if column.kind not in _TO_VALUE:
+        raise Odd("a key that is compared otherwise than its text")
+    values = {text: _TO_VALUE[column.kind](text) for text in set(texts)}
+    return [values[text] for text in texts]
+
+
+def _check_written_as_read(texts: Iterable[str]) -> None:
+    if "\\" in "".join(texts):
+        raise Odd("a key that has been escaped")
+
+
+_TO_VALUE: dict[Kind, Callable[[str], Any]] = {Kind.TEXT: str, Kind.BIGINT: int, Kind.UUID: UUID}
