@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from penstock_producers import TransportError
+from penstock_producers import Producer, TransportError
 from penstock_producers.breaker import Breaker
 from penstock_producers.buffer import Buffer
 from penstock_producers.errors import MessagesTooLarge
@@ -16,6 +17,7 @@ from penstock_producers.options import Options
 from penstock_producers.sender import Sender
 from penstock_producers.testing import MemoryTransport
 from penstock_producers.transports import Mailbox, Transport
+from penstock_schemas import Record
 from penstock_schemas.wire import Envelope, new_epoch
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "make_sender",
     "numbers",
     "options",
+    "publish_beside_handlers",
 ]
 
 
@@ -179,3 +182,29 @@ def in_child(work: Callable[[], Any]) -> Any:
     os.waitpid(pid, 0)
     assert "error" not in told, told
     return told["result"]
+
+
+def publish_beside_handlers(producer: Producer, record: Record) -> int:
+    """
+    Publish it until twenty signal handlers have interrupted that and published it too; how often in all.
+
+    By the process's own time: while the machine or its disk is slow no handlers pile up inside each other, and SIGALRM is
+    pytest-timeout's.
+    """
+    handled = published = 0
+
+    def handle(*_: Any) -> None:
+        nonlocal handled
+        handled += 1
+        producer.publish(record)
+
+    before = signal.signal(signal.SIGVTALRM, handle)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.004, 0.004)
+    try:
+        while handled < 20:
+            producer.publish(record)
+            published += 1
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    return published + handled

@@ -72,7 +72,7 @@ def compare(
     sums: Counter[str] = sum((Counter(epoch["outcomes"]) for epoch in epochs), Counter())
     missing = {key for epoch in epochs for key in _missing(epoch)}
     counts = ", ".join(f"{count} {name}" for name, count in sorted(sums.items()))
-    gone = {one.key for one in published if not one.is_accepted or (one.key in wiped and not one.is_journaled)}
+    gone = {one.key for one in published if not one.is_accepted or one.is_excused(wiped)}
     line = f"{sum(epoch['sent'] for epoch in epochs)} sent, {counts}, {len(missing)} missing, {len(missing - gone)} unexplained"
     return Audited(line, [*_of_missing(missing, gone, epochs, published, outcomes), *_of_sums(sums, epochs, outcomes)])
 

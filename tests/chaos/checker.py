@@ -98,7 +98,9 @@ def check(types: Mapping[str, Any], published: Sequence[Published], found: Found
         wiped: Events that were in the broker when it lost its data: of spill writers they are excused.
     """
     verdict = Verdict()
-    present = [one for one in published if _end(one, found.outcomes.get(one.key, set()), verdict, is_wiped=one.key in wiped)]
+    present = [
+        one for one in published if _end(one, found.outcomes.get(one.key, set()), verdict, is_excused=one.is_excused(wiped))
+    ]
     _check_strangers(published, found.outcomes, verdict)
     events = [one.event for one in present]
     expected, endings = fold(types, events, _LATEST)  # type: ignore[no-untyped-call]  # the model is plain Python
@@ -107,7 +109,7 @@ def check(types: Mapping[str, Any], published: Sequence[Published], found: Found
     return verdict
 
 
-def _end(one: Published, outcomes: set[str], verdict: Verdict, *, is_wiped: bool) -> bool:
+def _end(one: Published, outcomes: set[str], verdict: Verdict, *, is_excused: bool) -> bool:
     """Count how an event ended; whether it is there."""
     final = outcomes - _MAY_CHANGE
     if len(final - _MERGED) + bool(final & _MERGED) > 1:
@@ -119,7 +121,7 @@ def _end(one: Published, outcomes: set[str], verdict: Verdict, *, is_wiped: bool
         verdict.endings["dropped"] += 1
     elif not outcomes and not one.is_accepted:
         verdict.endings["unreturned"] += 1
-    elif is_wiped and not one.is_journaled:
+    elif is_excused:
         verdict.endings["excused"] += 1
     else:
         verdict.endings["lost"] += 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ class Published:
     def key(self) -> tuple[str, int]:
         """Epoch and number."""
         return self.event["epoch"], self.event["seq"]
+
+    def is_excused(self, wiped: Collection[tuple[str, int]]) -> bool:
+        """Whether a broker that lost its data took it along, and nobody else had it any more."""
+        return self.key in wiped and not self.is_journaled
 
 
 class Log:

@@ -219,7 +219,7 @@ def _has_adopted(site: Site, adopter: Writer) -> bool:
 
 def _wait_for_outcomes(site: Site, published: list[Published], stall_s: float) -> None:
     """As long as outcomes keep coming; those that never come are the checker's to name."""
-    wanted = {one.key for one in published if one.is_accepted and (one.is_journaled or one.key not in site.wiped)}
+    wanted = {one.key for one in published if one.is_accepted and not one.is_excused(site.wiped)}
     left, changed = -1, time.monotonic()
     while left and time.monotonic() - changed < stall_s:
         before, left = left, _count_missing(site, wanted)
