@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 from dataclasses import dataclass, replace
@@ -165,6 +166,14 @@ def _check_kinds(declaration: Declaration, columns: tuple[Column, ...]) -> None:
         raise DeclarationError(f"{declaration.type}: {declaration.append_only!r} must be an AwareDatetime")
     if declaration.lifecycle and kinds[declaration.lifecycle.field] is not Kind.TEXT:
         raise DeclarationError(f"{declaration.type}: the state {declaration.lifecycle.field!r} must be a text")
+    compared = {*declaration.key, *([declaration.lifecycle.field] if declaration.lifecycle else [])}
+    for column in columns:
+        if column.name in compared and _is_plain_enum(column.annotation):
+            raise DeclarationError(f"{declaration.type}: {column.name!r} is compared, make its enum a StrEnum or an IntEnum")
     overlap = {c.name for c in columns if c.rule is not Rule.NEWEST and c.name in declaration.key}
     if overlap:
         raise DeclarationError(f"{declaration.type}: {sorted(overlap)} are part of the key and cannot merge")
+
+
+def _is_plain_enum(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not issubclass(annotation, (str, int))

@@ -169,7 +169,7 @@ def _counts(tasks: list[dict[str, Any]]) -> dict[str, int]:
     for task in tasks:
         result = eval(task["result"])  # celery shows it as a repr
         for outcome, count in result.items():
-            if outcome != "ms":
+            if outcome not in ("ms", "in_blocks"):
                 totals[outcome] = totals.get(outcome, 0) + count
     return totals
 

@@ -5,23 +5,30 @@ from __future__ import annotations
 import base64
 import enum
 import json
+from collections import Counter
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import count
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from typing_extensions import TypedDict
 
 from penstock_schemas import Declaration, Record, Registry
 from penstock_schemas.column import Kind
 from penstock_schemas.wire import CONTENT_TYPE, Envelope, encode_event
 from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.decode import Decoded, decode, dissolve
+from penstock_worker.ingest.groups import groups_of, with_repeated_keys
 from penstock_worker.ingest.message import RawMessage, unwrap
 from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.validate import Validators
-from penstock_worker.store.copy_text import NULL
+from penstock_worker.store.copy_text import NULL, escaped, join_columns, json_texts
 from penstock_worker.store.upsert import UpsertPlan
 from tests.records import REGISTRY
 
@@ -34,8 +41,14 @@ class Colour(enum.StrEnum):
 
 
 class Point(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
     x: float
     y: int = 0
+
+
+class Options(TypedDict):
+    x: float
 
 
 class Thing(Record):
@@ -59,6 +72,9 @@ class Thing(Record):
     data: dict[str, Any] | None = None
     items: list[int] | None = None
     point: Point | None = None
+    route: tuple[Point, ...] | None = None
+    words: tuple[str, ...] | None = None
+    options: Options | None = None
     anything: Any = None
     unhashable: Annotated[dict[str, Any], WithJsonSchema({"examples": []})] | None = None
 
@@ -122,12 +138,15 @@ TIMES = [
     *('"9999-12-31T23:59:59-01:00"', '"0000-01-01T00:00:00Z"', '"2026-11-01"', '"2026-13-01"', '"2026-02-29"', '"20261101"'),
 ]
 UUIDS = [
+    '"0c7b1a52-6a1e-4f5c-9d55-1f0a6c1d2e01\\n"',
     *('"0c7b1a52-6a1e-4f5c-9d55-1f0a6c1d2e01"', '"0C7B1A52-6A1E-4F5C-9D55-1F0A6C1D2E01"', '"0c7b1a526a1e4f5c9d551f0a6c1d2e01"'),
     *('"urn:uuid:0c7b1a52-6a1e-4f5c-9d55-1f0a6c1d2e01"', '"0c7b1a52-6a1e-4f5c-9d55-1f0a6c1d2e0g"'),
 ]
 DOCUMENTS = [
     *("{}", '{"a":1}', ' { "a" : [ 1 , "\\n" ] } ', '{"a":1,"a":2}', '{"a":1.10}', '{"a":1e5}', '{"a":1E+400}', '{"a":-0}'),
     *('{"a":"\\ud800"}', '{"a":"\\uD83D\\uDE00"}', '{"a":"1.5 of 2e5"}', '{"a\\\\b":"\\t"}', '{"ä":"\\u00e4"}', '{"a":NaN}'),
+    *("[" * depth + "]" * depth for depth in range(195, 203)),
+    *('{"a":' * depth + "1" + "}" * depth for depth in range(195, 203)),
     *('{"a":' * 150 + "1" + "}" * 150, '{"a":' * 400 + "1" + "}" * 400, '{"a":%s}' % ("9" * 300), '{"a":%s}' % ("9" * 5000)),
     *(
         "[]",
@@ -157,6 +176,13 @@ def thing(**values: str) -> bytes:
     data = {column.name: "null" for column in COLUMNS} | {"name": '"n"'} | values
     fields = ",".join(f'"{name}":{value}' for name, value in data.items())
     return encode_event("lab.thing", "upsert", 5, b"{%b}" % fields.encode())
+
+
+#: Values that blocks take, by column.
+FIT = {
+    column.name: [value for value in VALUES if decode([message(thing(**{column.name: value}))], VALIDATORS, READER).blocks]
+    for column in COLUMNS
+}
 
 
 def rows(decoded: Decoded, stage: Stage = STAGE) -> list[list[Any]]:
@@ -239,16 +265,130 @@ def test_the_usual_needs_no_closer_look() -> None:
         encode_event("lab.thing", "delete", 5, b'{"name":"n"}'),
         encode_event("lab.nothing", "upsert", 5, b'{"name":"n"}'),
         b'{"op":"upsert","version":5,"data":{}}',
+        b'{"type":"","op":"upsert","version":5,"data":{}}',
+        b'{"type":"","never":1}',
         thing(name=f'"{"n" * 3000}"'),
         thing(name='"\\u0000"'),
         thing()[:-1] + b',"more":"\xff"}',
     ],
-    ids=["no key", "unknown field", "delete", "unknown type", "no type", "too long for an index", "NUL", "no text beside"],
+    ids=[
+        "no key",
+        "unknown field",
+        "delete",
+        "unknown type",
+        "no type",
+        "empty type",
+        "impossible type",
+        "too long for an index",
+        "NUL",
+        "no text beside",
+    ],
 )
 def test_what_is_odd_is_looked_at_alone(event: bytes) -> None:
-    """With its message, that is; the others of the batch stay in their block."""
+    """With its message, that is; the others of the batch stay together in their block."""
     decoded = decode([message(thing()), message(thing(), event), message(thing())], VALIDATORS, READER)
-    assert (sum(map(len, decoded.blocks)), len(decoded.events) + len(decoded.refused)) == (2, 2)
+    assert ([len(block) for block in decoded.blocks], len(decoded.events) + len(decoded.refused)) == ([2], 2)
+    assert [envelope.count for envelope in decoded.envelopes] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("words", '["a\\u0000b"]'),
+        ("route", '[{"x":1,"note":"\\u0000"}]'),
+        ("data", '{"\\u0000":1}'),
+        ("anything", '[["\\u0000"]]'),
+    ],
+)
+def test_a_nul_harms_no_neighbour(column: str, value: str) -> None:
+    good = [thing(name=f'"{name}"', **{column: GOOD[column]}) for name in "abc"]
+    batch = [message(good[0]), message(thing(**{column: value})), message(good[1]), message(good[2])]
+    decoded = decode(batch, VALIDATORS, READER)
+    assert [refused.verdict.reason for refused in decoded.refused] == ["nul_character"]
+    assert rows(decoded) == rows(decode([batch[0], *batch[2:]], VALIDATORS))
+
+
+GOOD = {"words": '["x"]', "route": '[{"x":1,"note":"y"}]', "data": '{"z":1}', "anything": "[[1]]"}
+
+
+def test_a_nul_that_nothing_saw_stays_in_its_own_row() -> None:
+    """PostgreSQL refuses it there."""
+    values = [["a"], ["b\0", "c"], ["d"]]
+    assert json_texts(values) == ['["a"]', r'["b\\u0000","c"]', '["d"]']
+    assert escaped(["a\t", "b\0", "c"]) == [r"a\t", "b\0", "c"]
+    with pytest.raises(ValueError, match="zip"):
+        join_columns([["a", "b"], ["c"]])
+
+
+def _not_before_begin(value: int, info: ValidationInfo) -> int:
+    return max(value, info.data.get("begin") or 0)
+
+
+class Span(Record):
+    """Its end is checked against its begin."""
+
+    __record__ = Declaration(type="lab.span", table="lab.spans", key="name")
+
+    name: str
+    begin: int | None = None
+    end: Annotated[int, AfterValidator(_not_before_begin)] | None = None
+
+
+def test_a_value_that_is_read_with_its_neighbours_needs_its_record() -> None:
+    validators = Validators(Registry([Span]))
+    raw = message(encode_event("lab.span", "upsert", 5, b'{"name":"n","begin":7,"end":3}'))
+    decoded = decode([raw], validators, BlockReader(validators))
+    assert (decoded.blocks, [event.data["end"] for event in decoded.events]) == ([], [7])
+
+
+class Sample(Record):
+    """A series without ids: its time is what tells two apart."""
+
+    __record__ = Declaration(type="lab.sample", table="lab.samples", key=("sensor", "at"), append_only="at")
+
+    sensor: str
+    at: AwareDatetime
+    value: float | None = None
+
+
+def test_instants_of_a_series_are_told_apart() -> None:
+    """However they are written: a key that occurs twice is a repetition."""
+    validators = Validators(Registry([Sample]))
+    stage = Stage(UpsertPlan(validators.records["lab.sample"]))
+    times = ["2026-11-01T00:00:00Z", "2026-11-01T00:00:01Z", "2026-11-01T01:00:00+01:00"]
+    series = [json.dumps({"sensor": "s", "at": time, "value": 1.5}).encode() for time in times]
+    for chosen, repeated in (([0, 1], 0), ([0, 2], 2)):
+        raw = message(*(encode_event("lab.sample", "upsert", 5, series[place]) for place in chosen))
+        decoded = decode([raw], validators, BlockReader(validators))
+        assert [len(block) for block in decoded.blocks] == [2]
+        assert len(list(with_repeated_keys(groups_of(decoded.events, decoded.blocks)))) == repeated
+        assert rows(decoded, stage) == rows(decode([raw], validators), stage) or repeated
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_batches_amount_to_the_same_rows(data: st.DataObject) -> None:
+    """Of messages with odd values among the usual ones, as they come."""
+    value = {name: st.sampled_from(FIT[name]) | st.sampled_from(["null", *VALUES]) for name in FIT}
+    events = st.lists(st.fixed_dictionaries({}, optional=value), min_size=1, max_size=3)
+    batch, number = [], count()
+    for contents in data.draw(st.lists(events, min_size=1, max_size=5)):
+        named = [thing(**content | {"name": f'"n{next(number)}"'}) for content in contents]
+        batch.append(message(*named))
+    fast, slow = decode(batch, VALIDATORS, READER), decode(batch, VALIDATORS)
+    assert by_name(fast) == by_name(slow)
+    assert Counter(why(fast)) == Counter(why(slow))
+
+
+def by_name(decoded: Decoded) -> list[list[Any]]:
+    """The rows of those events that can be written."""
+    culprits = {id(item) for item, _ in STAGE.unwritable(decoded.events)} if decoded.events else set()
+    decoded.events = [event for event in decoded.events if id(event) not in culprits]
+    return sorted(rows(decoded), key=itemgetter(0))
+
+
+def why(decoded: Decoded) -> list[str]:
+    return [f"{refused.event_id} {refused.verdict}" for refused in decoded.refused]
 
 
 def cloudevent(**change: Any) -> dict[str, Any]:

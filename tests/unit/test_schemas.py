@@ -197,6 +197,11 @@ class TestDeclaration:
         with pytest.raises(DeclarationError, match="the state 'v' must be a text"):
             declare(int | None, lifecycle=Lifecycle("v", terminal=("done",)))
 
+    @pytest.mark.parametrize("words", [{"key": ("k", "v")}, {"lifecycle": Lifecycle("v", terminal=("done",))}])
+    def test_an_enum_that_is_compared_is_a_value(self, words):
+        with pytest.raises(DeclarationError, match="'v' is compared, make its enum a StrEnum or an IntEnum"):
+            declare(Word, default=... if "key" in words else None, **words)
+
     def test_json_is_no_key(self):
         with pytest.raises(DeclarationError, match="'v' is JSON and cannot be part of the key"):
             declare(dict, key=("k", "v"))

@@ -8,20 +8,22 @@ its time forbids it or because PostgreSQL refuses something, the message leaves 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import compress
+from itertools import chain, compress
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from penstock_schemas.record import RecordType
 from penstock_worker.ingest.message import Envelope
 
-__all__ = ["Block", "Key"]
+__all__ = ["Block", "Key", "joined"]
 
 T = TypeVar("T")
-#: What rows are sorted by: the values of the key, UUIDs as text; of an append-only record without the time.
-Key = tuple[int | str, ...]
+#: What rows are sorted by: the values of the key, UUIDs as text.
+Key = tuple[int | str | datetime, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,5 +76,37 @@ class Block:
         )
 
     def index(self, place: int) -> int:
-        """The place of an event in its envelope."""
+        """The place of an event in its envelope, which must be one of ours: the ids of foreign events do not tell."""
         return int(self.ids[place][-12:], 16) - self.envelopes[place].seq
+
+
+def joined(blocks: Iterable[Block]) -> list[Block]:
+    """The same events in as few blocks as can be."""
+    alike: dict[tuple[str, ...], list[Block]] = defaultdict(list)
+    for block in blocks:
+        alike[block.record.name, *block.texts].append(block)
+    return [_join(parts) for parts in alike.values()]
+
+
+def _join(blocks: list[Block]) -> Block:
+    first = blocks[0]
+    if len(blocks) == 1:
+        return first
+
+    def all_of(values: Callable[[Block], Iterable[T]]) -> list[T]:
+        return list(chain.from_iterable(map(values, blocks)))
+
+    def texts_of(name: str) -> list[str]:
+        return all_of(lambda block: block.texts[name])
+
+    spans = [block.span for block in blocks if block.span]
+    return Block(
+        first.record,
+        all_of(attrgetter("envelopes")),
+        all_of(attrgetter("versions")),
+        all_of(attrgetter("ids")),
+        {name: texts_of(name) for name in first.texts},
+        all_of(attrgetter("keys")),
+        all_of(attrgetter("parents")),
+        (min(span[0] for span in spans), max(span[1] for span in spans)) if spans else None,
+    )

@@ -10,31 +10,34 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import asdict, astuple
-from pydantic import ValidationError
 
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, event_id_prefix
-from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.block import Block, joined
 from penstock_worker.ingest.cloudevents import event_id, is_batch, is_cloudevents, version_of
-from penstock_worker.ingest.fields import Odd, check_times
+from penstock_worker.ingest.forms import check_times
 from penstock_worker.ingest.message import Envelope, Message, envelope_of
+from penstock_worker.ingest.odd import Odd
 from penstock_worker.ingest.shape import Rows, Shape
 from penstock_worker.ingest.validate import MAX_SEQ, Validators
 
 __all__ = ["BlockReader"]
 
-#: What reading raises where it is not sure.
-_ODD = (msgspec.MsgspecError, ValidationError, ValueError, RecursionError)
+#: What reading raises where it is not sure, and whatever else: the validators decide then, and a batch's result tells how many
+#: of its events were read without them.
+_ODD = Exception
 
 
-class _Nothing(msgspec.Struct, tag_field="type", tag=""):
-    """An event of no type: of one type alone msgspec would not ask that an event names it."""
+class _Untyped(msgspec.Struct, tag_field="type", tag=""):
+    """What no event is; without it, where there is one type alone, msgspec would not ask that an event names it."""
+
+    never: Annotated[int, msgspec.Meta(ge=1, le=0)]
 
 
-class _Read(NamedTuple):
+class _Opened(NamedTuple):
     """A message whose values have not been looked at yet."""
 
     envelope: Envelope
@@ -48,7 +51,7 @@ class BlockReader:
 
     def __init__(self, validators: Validators) -> None:
         self._head = validators.head
-        shapes = [shape for shape in map(Shape, validators.records.values()) if shape.is_sortable]
+        shapes = [shape for shape in map(Shape, validators.records.values()) if shape.is_readable]
         self._shapes = {struct: shape for shape in shapes for struct in (shape.own, shape.foreign)}
         own, foreign = _union(shape.own for shape in shapes), _union(shape.foreign for shape in shapes)
         fields: list[tuple[str, Any, Any]] = [*_HEAD, ("events", list.__class_getitem__(own), ())]
@@ -58,37 +61,35 @@ class BlockReader:
 
     def read(self, messages: Iterable[Message]) -> tuple[list[Envelope], list[Block]]:
         """The blocks of messages, and the envelopes of those of which nothing wants a closer look; only these are in them."""
-        found = [read for message in messages if (read := self._read(message))]
+        opened = [found for message in messages if (found := self._open(message))]
         try:
-            blocks = self._blocks(found)
+            return _envelopes(opened), self._blocks(opened)
         except _ODD:
-            found = [read for read in found if self._is_usual(read)]
-            blocks = self._blocks(found)
-        return [read.envelope for read in found], blocks
+            alone = [(message, blocks) for message in opened if (blocks := self._blocks_of_one(message)) is not None]
+        return _envelopes(message for message, _ in alone), joined(block for _, blocks in alone for block in blocks)
 
-    def _is_usual(self, read: _Read) -> bool:
+    def _blocks_of_one(self, message: _Opened) -> list[Block] | None:
         try:
-            self._blocks([read])
-        except _ODD:
-            return False
-        return True
-
-    def _read(self, message: Message) -> _Read | None:
-        try:
-            return self._read_foreign(message) if is_cloudevents(message) else self._read_own(message)
+            return self._blocks([message])
         except _ODD:
             return None
 
-    def _read_own(self, message: Message) -> _Read:
+    def _open(self, message: Message) -> _Opened | None:
+        try:
+            return self._open_foreign(message) if is_cloudevents(message) else self._open_own(message)
+        except _ODD:
+            return None
+
+    def _open_own(self, message: Message) -> _Opened:
         content: Any = self._envelopes.decode(message.body)
         head, events = self._head.validate_python(asdict(content)), content.events
         if not 0 < len(events) <= MAX_EVENTS_PER_MESSAGE or head["seq"] + len(events) > MAX_SEQ + 1:
             raise Odd("no events, or too many")
         envelope, prefix = envelope_of(message, head, len(events)), event_id_prefix(head["epoch"])
         ids = [f"{prefix}{number:012x}" for number in range(envelope.seq, envelope.seq + len(events))]
-        return _Read(envelope, events, list(map(attrgetter("version"), events)), ids)
+        return _Opened(envelope, events, list(map(attrgetter("version"), events)), ids)
 
-    def _read_foreign(self, message: Message) -> _Read:
+    def _open_foreign(self, message: Message) -> _Opened:
         body = message.body
         events = self._cloudevents.decode(body) if is_batch(message) else [self._cloudevent.decode(body)]
         if not events:
@@ -98,16 +99,20 @@ class BlockReader:
         if min(versions) < 0:
             raise Odd("before 1970")
         envelope = Envelope(message, events[0].source, count=len(events))
-        return _Read(envelope, events, versions, [event_id(event.source, event.id) for event in events])
+        return _Opened(envelope, events, versions, [event_id(event.source, event.id) for event in events])
 
-    def _blocks(self, found: Iterable[_Read]) -> list[Block]:
+    def _blocks(self, opened: Iterable[_Opened]) -> list[Block]:
         groups: dict[Shape, Rows] = defaultdict(Rows)
-        for envelope, events, versions, ids in found:
+        for envelope, events, versions, ids in opened:
             contents = list(map(_content, events))
             kinds = list(map(type, events))
             for kind in dict.fromkeys(kinds):
-                groups[self._shapes[kind]].add(envelope, contents, versions, ids, [other is kind for other in kinds])
+                groups[self._shapes[kind]].add_some(envelope, contents, versions, ids, [other is kind for other in kinds])
         return [block for shape, rows in groups.items() for block in shape.blocks(rows)]
+
+
+def _envelopes(opened: Iterable[_Opened]) -> list[Envelope]:
+    return [message.envelope for message in opened]
 
 
 def _content(event: Any) -> tuple[Any, ...]:
@@ -116,7 +121,7 @@ def _content(event: Any) -> tuple[Any, ...]:
 
 
 def _union(structs: Iterable[type[msgspec.Struct]]) -> Any:
-    union: Any = _Nothing
+    union: Any = _Untyped
     for struct in structs:
         union |= struct
     return union

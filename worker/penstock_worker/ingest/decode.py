@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from decimal import Decimal
+from types import NoneType
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, from_json, to_jsonable_python
 
 from penstock_schemas.record import RecordType
 from penstock_schemas.wire import MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES, VERSION, event_id_prefix
@@ -267,4 +270,8 @@ def _has_nul(value: Any) -> bool:
         return any(_has_nul(part) for pair in value.items() for part in pair)
     if isinstance(value, list):
         return any(map(_has_nul, value))
-    return False
+    return False if isinstance(value, _PLAIN) else _has_nul(to_jsonable_python(value, fallback=str))
+
+
+#: What holds no text, nor anything else; what is neither this nor JSON may be a model, a tuple, an enum.
+_PLAIN = (int, float, Decimal, UUID, datetime, date, NoneType)

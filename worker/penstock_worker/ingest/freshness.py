@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 __all__ = ["Freshness"]
 
-#: Batches between two guesses, at most. A wrong guess costs as much as some four right ones save, and leaves dead rows behind.
+#: Batches between two guesses, at most. A wrong guess costs as much as some four right ones save, leaves dead rows behind, and
+#: takes the connection's prepared statements along: psycopg forgets them all when a transaction is rolled back.
 MAX_PAUSE_BATCHES = 64
 
 
@@ -20,9 +21,12 @@ class Freshness:
 
     _pause: int = 0
     _left: int = 0
+    _is_over: bool = False
 
     def is_likely(self) -> bool:
         """Whether to guess that the rows of this batch are new; call it once a batch."""
+        if self._is_over:
+            return False
         if self._left:
             self._left -= 1
             return False
@@ -32,3 +36,7 @@ class Freshness:
         """Tell how a guess ended."""
         self._pause = 0 if were_new else min(MAX_PAUSE_BATCHES, max(1, self._pause * 2))
         self._left = self._pause
+
+    def give_up(self) -> None:
+        """Never guess again: this table does not take rows in that way."""
+        self._is_over = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -53,4 +52,4 @@ def with_repeated_keys(groups: Groups) -> Iterator[Envelope]:
 
 def comparable(key: tuple[Any, ...]) -> Key:
     """The key of a row as blocks have it, see `Key`."""
-    return tuple(str(value) if isinstance(value, UUID) else value for value in key if not isinstance(value, datetime))
+    return tuple(str(value) if isinstance(value, UUID) else value for value in key)

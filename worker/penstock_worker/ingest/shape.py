@@ -16,8 +16,9 @@ from msgspec import UNSET, UnsetType
 from penstock_schemas.column import Column, Kind
 from penstock_schemas.record import RecordType
 from penstock_worker.ingest.block import Block
-from penstock_worker.ingest.fields import Odd, field_of
+from penstock_worker.ingest.forms import field_of, knows_neighbours
 from penstock_worker.ingest.message import Envelope
+from penstock_worker.ingest.odd import Odd
 from penstock_worker.store.copy_text import NULL
 
 __all__ = ["Rows", "Shape"]
@@ -32,15 +33,22 @@ class Rows:
     versions: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
 
-    def add(
+    def add_one(self, envelope: Envelope, content: tuple[Any, ...], version: int, event_id: str) -> None:
+        """Take over an event."""
+        self.contents.append(content)
+        self.envelopes.append(envelope)
+        self.versions.append(version)
+        self.ids.append(event_id)
+
+    def add_some(
         self,
         envelope: Envelope,
         contents: Iterable[tuple[Any, ...]],
         versions: Iterable[int],
         ids: Iterable[str],
-        stays: Sequence[bool] = (True,),
+        stays: Sequence[bool],
     ) -> None:
-        """Take over those events of an envelope that are to stay; by default the only one."""
+        """Take over those events of an envelope that are to stay."""
         self.contents += compress(contents, stays)
         self.envelopes += [envelope] * sum(stays)
         self.versions += compress(versions, stays)
@@ -50,7 +58,7 @@ class Rows:
         """The same, apart by the fields that are set."""
         parts: dict[tuple[bool, ...], Rows] = defaultdict(Rows)
         for content, envelope, version, event_id in zip(self.contents, self.envelopes, self.versions, self.ids, strict=True):
-            parts[tuple([value is UNSET for value in content])].add(envelope, [content], [version], [event_id])
+            parts[tuple([value is UNSET for value in content])].add_one(envelope, content, version, event_id)
         return parts.values()
 
 
@@ -75,7 +83,8 @@ class Shape:
         data = msgspec.defstruct("Data", fields, forbid_unknown_fields=True, gc=False)
         parent = record.declaration.parent
         self._required = (*record.key, *([parent.field] if parent else []))
-        self._sorted_by = [name for name in record.key if name != record.declaration.append_only]
+        #: An append-only record's time may be part of its key: as an instant, for it can be written in more than one way.
+        self._time = record.declaration.append_only
         #: An append-only record without an id takes its event's.
         self._defaulted = [
             name for name in record.key if record.declaration.append_only and record.by_name[name].kind is Kind.UUID
@@ -95,9 +104,11 @@ class Shape:
         return msgspec.defstruct("Event", fields, tag_field="type", tag=self._record.name, forbid_unknown_fields=True, gc=False)
 
     @property
-    def is_sortable(self) -> bool:
-        """Whether rows can be sorted by the texts of their key."""
-        return all(self._record.by_name[name].kind in _TO_VALUE for name in self._sorted_by)
+    def is_readable(self) -> bool:
+        """Whether events can be read in columns: each for itself, and with rows that are sorted by the texts of their key."""
+        if any(map(knows_neighbours, self._record.columns)):
+            return False
+        return all(name == self._time or self._record.by_name[name].kind in _TO_VALUE for name in self._record.key)
 
     def blocks(self, rows: Rows) -> list[Block]:
         """
@@ -119,19 +130,23 @@ class Shape:
         texts = {name: self._fields[name].texts(values) for name, values in columns.items()}
         if any(NULL in texts.get(name, (NULL,)) for name in self._required):
             raise Odd("no key")
-        keys = list(zip(*(_ordered(self._record.by_name[name], texts[name]) for name in self._sorted_by), strict=True))
+        times = list(map(datetime.fromisoformat, texts[self._time])) if self._time else []
+        key = [self._record.by_name[name] for name in self._record.key]
+        parts = [times if column.name == self._time else _ordered(column, texts[column.name]) for column in key]
         return Block(
-            self._record, rows.envelopes, rows.versions, rows.ids, texts, keys, self._parents(texts), self._span(texts)
+            self._record,
+            rows.envelopes,
+            rows.versions,
+            rows.ids,
+            texts,
+            list(zip(*parts, strict=True)),
+            self._parents(texts),
+            (min(times), max(times)) if times else None,
         )
 
     def _parents(self, texts: dict[str, list[str]]) -> list[Any]:
         parent = self._record.declaration.parent
         return _values(self._record.by_name[parent.field], texts[parent.field]) if parent else []
-
-    def _span(self, texts: dict[str, list[str]]) -> tuple[datetime, datetime] | None:
-        time = self._record.declaration.append_only
-        times = list(map(datetime.fromisoformat, texts[time])) if time else []
-        return (min(times), max(times)) if times else None
 
 
 def _ordered(column: Column, texts: list[str]) -> Iterable[int | str]:

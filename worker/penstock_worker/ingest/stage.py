@@ -73,10 +73,6 @@ class Staged:
     culprits: list[Culprit] = field(default_factory=list)
 
 
-#: As many as are wanted.
-_NULLS = repeat(NULL)
-
-
 @dataclass(frozen=True)
 class Stage:
     """Turns the events of one record type into what COPY reads."""
@@ -157,8 +153,9 @@ class Stage:
 
     def _block_lines(self, block: Block) -> Iterable[tuple[Any, str]]:
         versions = list(map(str, block.versions))
-        columns: list[Iterable[str]] = [block.texts.get(name) or _NULLS for name in self._names]
-        stamps = _NULLS if block.is_full else self._stamps_of(block)
+        nulls = [NULL] * len(block)
+        columns: list[Iterable[str]] = [block.texts.get(name, nulls) for name in self._names]
+        stamps = nulls if block.is_full else self._stamps_of(block)
         lines = join_columns([*columns, *self._bookkeeping(versions, block.ids, stamps)])
         return zip(block.keys, lines, strict=True)
 
@@ -177,16 +174,17 @@ class Stage:
         terminal = set(escaped(list(lifecycle.terminal)))
         return ["1" if state in terminal else "0" for state in block.texts[lifecycle.field]]
 
-    def _bookkeeping(self, versions: list[str], ids: list[str], stamps: Iterable[str] = _NULLS) -> Iterator[Iterable[str]]:
-        """The bookkeeping columns of events that are each a row."""
+    def _bookkeeping(self, versions: list[str], ids: list[str], stamps: Iterable[str] | None = None) -> Iterator[Iterable[str]]:
+        """The bookkeeping columns of events that are each a row; full records have no stamps."""
+        nulls = [NULL] * len(versions)
         yield versions
         yield ids
         if self.plan.has_oldest:
             yield versions
         if self.plan.has_deletes:
-            yield from (_NULLS, _NULLS)
-        yield stamps
-        yield _NULLS
+            yield from (nulls, nulls)
+        yield nulls if stamps is None else stamps
+        yield nulls
 
     def _plain_lines(self, events: list[Event], culprits: list[Culprit]) -> Iterable[tuple[Any, str]]:
         if not events:

@@ -173,7 +173,7 @@ class Tables:
             supersede(stamps.fetchall(), items, blocks, len(plan.record.key))
 
     def _copy_new(self, connection: Connection, plan: UpsertPlan, staged: Staged) -> bool:
-        """Put rows straight into their table, if all seem to be new; whether they were, else none of them is in it."""
+        """Put rows straight into their table, if all seem to be new; whether they are in it: all of them, or none."""
         freshness = self._freshness[plan.record.name]
         if not freshness.is_likely():
             return False
@@ -182,6 +182,9 @@ class Tables:
                 copy.write(staged.data)
         except psycopg.errors.UniqueViolation:
             freshness.learn(were_new=False)
+            return False
+        except psycopg.errors.FeatureNotSupported:  # a table with row level security takes INSERT only
+            freshness.give_up()
             return False
         freshness.learn(were_new=True)
         failpoints.hit("after_copy")

@@ -157,5 +157,5 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
 
 
 def _counts(result: Result) -> dict[str, Any]:
-    counts: dict[str, Any] = {**result.outcomes, "ms": result.stage_ms}
+    counts: dict[str, Any] = {**result.outcomes, "in_blocks": result.in_blocks, "ms": result.stage_ms}
     return counts | {ANSWERS: result.answers} if result.answers else counts

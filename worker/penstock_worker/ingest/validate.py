@@ -14,7 +14,7 @@ from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_schemas.wire import VERSION
 
-__all__ = ["MAX_SEQ", "Validators", "value_type"]
+__all__ = ["MAX_SEQ", "Validators", "record_of_one"]
 
 _INT64 = Field(ge=-(2**63), le=2**63 - 1)
 #: An event's number has 48 bits in its id.
@@ -80,7 +80,7 @@ def _member(record: RecordType) -> Any:
     upsert = _op(record, "upsert", _typed("Upsert", {c.name: _field(record, c) for c in record.columns}, _KEEP))
     if record.declaration.append_only:
         return upsert
-    keys = {name: value_type(record.by_name[name]) for name in record.key}
+    keys = {name: _value_type(record.by_name[name]) for name in record.key}
     delete = _op(record, "delete", _typed("Delete", keys, _IGNORE))
     return Annotated[upsert | delete, Field(discriminator="op")]
 
@@ -93,11 +93,16 @@ def _field(record: RecordType, column: Column) -> Any:
     """Key and parent must be there and not NULL, all else may be absent; an append-only id defaults to the event's."""
     parent = record.declaration.parent
     if column.name in record.key and record.declaration.append_only and column.kind is Kind.UUID:
-        return NotRequired[value_type(column)]
+        return NotRequired[_value_type(column)]
     if column.name in record.key or (parent and column.name == parent.field):
-        return value_type(column)
-    return NotRequired[value_type(column) | None]
+        return _value_type(column)
+    return NotRequired[_value_type(column) | None]
 
 
-def value_type(column: Column) -> Any:
+def record_of_one(column: Column) -> Any:
+    """The type of a record that has this column alone."""
+    return _typed("Record", {column.name: _value_type(column)}, _KEEP)
+
+
+def _value_type(column: Column) -> Any:
     return Annotated[column.annotation, _INT64] if column.kind is Kind.BIGINT else column.annotation

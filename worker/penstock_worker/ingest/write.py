@@ -59,11 +59,16 @@ FIRST_PAUSE_S = 0.01
 
 @dataclass(frozen=True)
 class Result:
-    """Events by outcome, milliseconds by stage, and what there is to answer (see `answers`)."""
+    """
+    Events by outcome, milliseconds by stage, and what there is to answer (see `answers`).
+
+    `in_blocks` is how many of the events went as columns all the way (see `block`): next to all of them, or writing is slow.
+    """
 
     outcomes: dict[str, int]
     stage_ms: dict[str, float]
     answers: str = ""
+    in_blocks: int = 0
 
 
 class Writer:
@@ -109,7 +114,8 @@ class Writer:
         decoded = decode(messages, self.validators, self.blocks)
         answers = self.store(decoded, watch)
         watch.start("")
-        return Result(count_outcomes(decoded), {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()}, answers)
+        stage_ms = {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()}
+        return Result(count_outcomes(decoded), stage_ms, answers, sum(map(len, decoded.blocks)))
 
     def store(self, decoded: Decoded, watch: Stopwatch, claim: Claim | None = None) -> str:
         """

@@ -35,7 +35,7 @@ NULL = "\\N"
 MAX_INDEXED_BYTES = 2_600
 #: What PostgreSQL reads as hours and minutes from UTC, without the sign; RFC 3339 goes to 23:59.
 MAX_OFFSET = "15:59"
-#: PostgreSQL's text cannot store it, and decoding has refused it.
+#: PostgreSQL's text cannot store it, and decoding has refused it wherever it looks.
 _NUL = "\x00"
 #: In this order: the backslash first, lest it escape the escapes.
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
@@ -54,8 +54,13 @@ def encoder_of(column: Column, *, is_indexed: bool = False) -> Encoder:
 
 
 def join_columns(columns: Sequence[Iterable[str]]) -> list[str]:
-    """Columns of escaped text to one line a row."""
-    return list(map("\t".join, zip(*columns, strict=False)))
+    """
+    Columns of escaped text to one line a row.
+
+    Raises:
+        ValueError: Their lengths differ, so that values would stand in their neighbours' rows.
+    """
+    return list(map("\t".join, zip(*columns, strict=True)))
 
 
 def join_lines(lines: Iterable[str]) -> bytes:
@@ -68,9 +73,15 @@ def escaped(texts: list[str]) -> list[str]:
     joined = _NUL.join(texts)
     if not any(mark in joined for mark, _ in _ESCAPES):
         return texts
+    parts = _without_marks(joined).split(_NUL)
+    # A NUL that is in a text after all would shift its neighbours: PostgreSQL is to refuse it where it stands.
+    return parts if len(parts) == len(texts) else list(map(_without_marks, texts))
+
+
+def _without_marks(text: str) -> str:
     for mark, written in _ESCAPES:
-        joined = joined.replace(mark, written)
-    return joined.split(_NUL)
+        text = text.replace(mark, written)
+    return text
 
 
 def encode(encoder: Encoder, values: Sequence[Any]) -> list[str]:
@@ -139,7 +150,10 @@ def json_texts(values: Iterable[Any]) -> list[str]:
     if "Infinity" in text or "NaN" in text:  # a number, or a word in some text
         for value in values:
             _check_finite(value)
-    return escaped(text[len(_FIRST) : -1].split(_BETWEEN)) if values else []
+    parts = text[len(_FIRST) : -1].split(_BETWEEN) if values else []
+    if len(parts) != len(values):  # one holds a NUL after all: it must not shift its neighbours
+        parts = [to_json(value, inf_nan_mode="constants").decode() for value in values]
+    return escaped(parts)
 
 
 #: What stands before the first value in the JSON of them all, and between two.

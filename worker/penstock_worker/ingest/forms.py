@@ -12,21 +12,20 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from operator import itemgetter
 from typing import Annotated, Any, Literal, get_args, get_origin
 from uuid import UUID
 
 import msgspec
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter
+from pydantic import AwareDatetime, TypeAdapter
 
 from penstock_schemas.column import Column
-from penstock_worker.ingest.validate import value_type
-from penstock_worker.store.copy_text import MAX_OFFSET, Encoder, encode, encoder_of, escaped, json_texts
+from penstock_worker.ingest.json_objects import JsonObjects
+from penstock_worker.ingest.odd import Odd
+from penstock_worker.ingest.validate import record_of_one
+from penstock_worker.store.copy_text import MAX_OFFSET, Encoder, encode, encoder_of
 
-__all__ = ["Field", "Odd", "check_times", "field_of"]
-
-
-class Odd(ValueError):  # noqa: N818  # what the value is
-    """Raised when a value is not in the form that needs no closer look. It may be valid all the same."""
+__all__ = ["Field", "check_times", "field_of", "knows_neighbours"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +57,42 @@ def field_of(column: Column, *, is_indexed: bool) -> Field:
     if isinstance(annotation, type) and annotation in _SHAPED:
         return Field(str | None, _SHAPED[annotation])
     if annotation == dict[str, Any]:
-        return Field(msgspec.Raw, _objects)
+        return Field(msgspec.Raw, JsonObjects(_Validated(column, encoder)))
     if get_origin(annotation) is Literal and all(type(value) is str for value in get_args(annotation)):
         return Field(annotation | None, encoder)
     return Field(msgspec.Raw, _Validated(column, encoder))
 
 
+def knows_neighbours(column: Column) -> bool:
+    """Whether a validator of the column's values may look at the record's other values, which a column alone does not have."""
+    return _is_with_info(TypeAdapter(column.annotation).core_schema)
+
+
+def _is_with_info(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return schema.get("type") == "with-info" or any(map(_is_with_info, schema.values()))
+    return isinstance(schema, (list, tuple)) and any(map(_is_with_info, schema))
+
+
 class _Validated:
-    """The texts of values that only the validator of their column understands: whole columns at a time."""
+    """
+    The texts of values that only the validator of their column understands: whole columns at a time.
+
+    Each value is validated as the only one of its record: as deeply nested, and with the same name, as it will be in an event.
+    """
 
     def __init__(self, column: Column, encoder: Encoder) -> None:
-        values: Any = list.__class_getitem__(value_type(column))
-        self._adapter: TypeAdapter[list[Any]] = TypeAdapter(values, config=ConfigDict(allow_inf_nan=False))
-        self._encoder = encoder
+        records: Any = list.__class_getitem__(record_of_one(column))
+        self._adapter: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(records)
+        self._name, self._encoder = column.name, encoder
 
     def __call__(self, raws: Iterable[bytes]) -> list[str]:
-        return encode(self._encoder, self._adapter.validate_json(b"[%b]" % b",".join(raws)))
+        begin = b'{"%b":' % self._name.encode()
+        records = self._adapter.validate_json(b"[%b]" % b",".join([b"%b%b}" % (begin, raw) for raw in raws]))
+        return encode(self._encoder, list(map(itemgetter(self._name), records)))
 
 
-#: Of digits any, the signs of numbers left out: what is left tells the form.
+#: Any digit stands for all: what is left tells the form.
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _HEX_DIGITS = bytes.maketrans(b"123456789abcdef", b"000000000000000")
 
@@ -103,6 +119,8 @@ def check_times(texts: Sequence[str]) -> None:
     """Raise ValueError for what is not a time of the years 2 to 9998 in RFC 3339, to the microsecond at most."""
     if not _shapes(texts, _DIGITS) <= _TIME_SHAPES or min(texts) < "0002" or max(texts) >= "9999":
         raise Odd("times of another form")
+    if max(text[11:13] for text in texts) > "23":
+        raise Odd("the end of a day, which Python began to read with 3.13")
     zones = {text[-6:] for text in texts if text[-1] != "Z"}
     if any(zone[1:] > MAX_OFFSET or not _OFFSET.fullmatch(zone) for zone in zones):
         raise Odd("a zone that PostgreSQL does not know")
@@ -118,29 +136,9 @@ def _days(values: Iterable[str]) -> list[str]:
 
 def _uuids(values: Iterable[str]) -> list[str]:
     texts = list(values)
-    if not _shapes(texts, _HEX_DIGITS) <= {_UUID_SHAPE, b""} or "" in texts:
+    if not _shapes(texts, _HEX_DIGITS) <= {_UUID_SHAPE, b""} or any(len(text) != len(_UUID_SHAPE) for text in texts):
         raise Odd("UUIDs of another form")
     return texts
-
-
-#: Bytes of a value that cannot be nested so deeply that it is refused for that, nor hold a number too long to be read.
-_SHALLOW_BYTES = 400
-#: What JSON may hold that the validators round, refuse or write otherwise than PostgreSQL: fractions, exponents, surrogates.
-_FRACTION, _EXPONENT, _SURROGATE = b"0.0", b"0e0", b"\\ud"
-_NUMBERS = bytes.maketrans(b"123456789ED", b"000000000ed")
-_ANY_OBJECTS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
-
-
-def _objects(values: Iterable[bytes]) -> list[str]:
-    """JSON objects as they came, if PostgreSQL is sure to read in them what the validators read."""
-    raws = list(values)
-    joined = b"\x00".join(raws)
-    looks = joined.translate(_NUMBERS, b"+-")
-    if _FRACTION in looks or _EXPONENT in looks or _SURROGATE in looks or max(map(len, raws), default=0) > _SHALLOW_BYTES:
-        return json_texts(_ANY_OBJECTS.validate_json(b"[%b]" % b",".join(raws)))
-    if raws and not (joined.startswith(b"{") and joined.count(b"\x00{") == len(raws) - 1):
-        raise Odd("not an object")
-    return escaped(joined.decode().split("\x00")) if raws else []
 
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
