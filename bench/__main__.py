@@ -76,7 +76,7 @@ def main(words: list[str] | None = None) -> int:
 def measure(place: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """One bench on these servers, its goals judged; a duration has no ratio to anything."""
     result: dict[str, Any] = BENCHES[arguments.name].measure(place, arguments)
-    return {"ratio": None} | result | {"goals": judged(result)}
+    return {"ratio": None} | result | {"goals": judged(result), "phases_s": place.phases.told()}
 
 
 def parse(words: list[str]) -> argparse.Namespace:

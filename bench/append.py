@@ -18,7 +18,8 @@ EVENTS = 200_000
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """See `race`."""
-    messages, checksum = build_metrics(arguments.events)
+    with place.phases.of("making events"):
+        messages, checksum = build_metrics(arguments.events)
     table = Table(place, "guardian.metrics", METRIC_MD5_SQL)
     with closing(Backlog(place)) as backlog:
         race = Race(Task(table, arguments.events, checksum, drained_tasks(place, backlog, messages, arguments.events)))

@@ -30,6 +30,7 @@ class Backlog:
     """Fills the queue and looks at its depth."""
 
     def __init__(self, place: Site) -> None:
+        self._phases = place.phases
         self._connection = Connection(place.broker_url)
         self._channel = self._connection.channel()
         self._redis = redis.Redis.from_url(place.broker_url) if place.broker == "redis" else None
@@ -39,19 +40,16 @@ class Backlog:
 
     def put(self, messages: Iterable[Message]) -> None:
         """Publish all; when it returns, the broker has them."""
-        if self._redis is not None:
-            self._push(QUEUE, messages)
-            return
-        expected = self.depth() + self._publish(messages)
-        deadline = time.monotonic() + _ARRIVAL_S
-        while self.depth() < expected:
-            if time.monotonic() > deadline:
-                raise RoundVoid(f"RabbitMQ has {self.depth()} messages, not {expected}")
-            time.sleep(0.05)
+        with self._phases.of("filling the queue"):
+            if self._redis is not None:
+                self._push(QUEUE, messages)
+            else:
+                self._wait_for(self.depth() + self._publish(messages))
 
     def park(self, messages: Iterable[Message]) -> None:
         """Redis: fill them in where no worker looks."""
-        self._push(_PARKED, messages)
+        with self._phases.of("filling the queue"):
+            self._push(_PARKED, messages)
 
     def release(self) -> None:
         """Redis: let the workers have all parked messages at once."""
@@ -74,6 +72,13 @@ class Backlog:
         self._connection.release()
         if self._redis is not None:
             self._redis.close()
+
+    def _wait_for(self, expected: int) -> None:
+        deadline = time.monotonic() + _ARRIVAL_S
+        while self.depth() < expected:
+            if time.monotonic() > deadline:
+                raise RoundVoid(f"RabbitMQ has {self.depth()} messages, not {expected}")
+            time.sleep(0.05)
 
     def _push(self, name: str, messages: Iterable[Message]) -> None:
         assert self._redis is not None

@@ -16,7 +16,8 @@ EVENTS = 300_000
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """See `race`."""
-    load = build_workload(arguments.events)
+    with place.phases.of("making events"):
+        load = build_workload(arguments.events)
     with closing(Backlog(place)) as backlog:
         race = task_race(place, backlog, load)
         seconds = race.run(arguments.rounds)

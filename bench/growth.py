@@ -47,7 +47,8 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     sizes = sorted(arguments.sizes)
     with closing(Backlog(place)) as backlog, ExitStack() as stack:
         seed_rows = min(_SEED_ROWS, sizes[0])
-        seed = build_workload(seed_rows)
+        with place.phases.of("making events"):
+            seed = build_workload(seed_rows)
         store(place, backlog, [*seed.sessions, *seed.tasks])
         places = {size: stack.enter_context(_grown(place, size, seed_rows)) for size in sizes}
         before = {size: _about(places[size]) for size in sizes}
@@ -118,7 +119,7 @@ def _multiply(place: Site, copies: int) -> None:
     connection = place.connection
     connection.execute("CREATE TEMP TABLE seed_sessions AS SELECT * FROM translation.sessions")
     connection.execute("CREATE TEMP TABLE seed_tasks AS SELECT * FROM translation.tasks")
-    with _without_indexes(place, "translation.tasks"):
+    with _without_indexes(place, "translation.tasks"), place.phases.of("copying rows"):
         for first in range(1, copies + 1, _STEP):
             numbers = f"generate_series({first}, {min(copies, first + _STEP - 1)}) AS n"
             _insert(connection, "translation.sessions", numbers, {"session_id": _OTHER_ID})
@@ -128,9 +129,10 @@ def _multiply(place: Site, copies: int) -> None:
                 numbers,
                 {"session_id": _OTHER_ID, "task_id": f"{_OTHER_ID} || substr(s.task_id, 37)"},
             )
-    connection.execute("VACUUM ANALYZE translation.tasks")
-    connection.execute("VACUUM ANALYZE translation.sessions")
-    connection.execute("CHECKPOINT")
+    with place.phases.of("VACUUM and CHECKPOINT"):
+        connection.execute("VACUUM ANALYZE translation.tasks")
+        connection.execute("VACUUM ANALYZE translation.sessions")
+        connection.execute("CHECKPOINT")
 
 
 @contextmanager
@@ -152,10 +154,11 @@ def _without_indexes(place: Site, table: str) -> Iterator[None]:
     for name, _ in indexes:
         connection.execute(f"DROP INDEX {name}")
     yield
-    for _, definition in indexes:
-        connection.execute(definition)
-    for name, definition in keys:
-        connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+    with place.phases.of("building indexes"):
+        for _, definition in indexes:
+            connection.execute(definition)
+        for name, definition in keys:
+            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
 
 
 #: A session's id in another copy: as random as its own.
@@ -182,7 +185,8 @@ def _records(events: int, seed: int) -> tuple[list[TranslationSession], list[Tra
 
 
 def _drain(place: Site, backlog: Backlog, events: int, seed: int) -> float:
-    sessions, tasks = _records(events, seed)
+    with place.phases.of("making events"):
+        sessions, tasks = _records(events, seed)
     place.connection.execute(f"TRUNCATE {OWN_TABLES}")
     backlog.put(encode(f"bench-{seed}", tasks))
     place.connection.execute("CHECKPOINT")

@@ -33,8 +33,9 @@ _STALL_S = 120.0
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """The median of the rounds' percentiles, in milliseconds."""
-    _, tasks = build_records(arguments.events)
-    keys, digest = [task.task_id for task in tasks], checksum(tasks)
+    with place.phases.of("making events"):
+        _, tasks = build_records(arguments.events)
+        keys, digest = [task.task_id for task in tasks], checksum(tasks)
     table = Table(place, "translation.tasks", TASK_MD5_SQL)
     Backlog(place).close()
     rounds = []

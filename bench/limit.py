@@ -22,8 +22,10 @@ EVENTS = 300_000
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """See `race`; the figure is that of one connection."""
+    with place.phases.of("making events"):
+        load = build_workload(arguments.events)
     with closing(Backlog(place)) as backlog:
-        race = task_race(place, backlog, build_workload(arguments.events), connections=(1, 2))
+        race = task_race(place, backlog, load, connections=(1, 2))
         seconds = alternate(race.copies(), arguments.rounds)
     one, two = (rates(arguments.events, seconds[name]) for name in ("copy_1", "copy_2"))
     return {

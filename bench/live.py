@@ -28,7 +28,8 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """See `race`."""
     publishing: list[float] = []
     with closing(Backlog(place)) as backlog, service(place, "at_once", arguments.events) as publisher:
-        load = build_workload(arguments.events)
+        with place.phases.of("making events"):
+            load = build_workload(arguments.events)
         store(place, backlog, load.sessions)
         table = Table(place, "translation.tasks", TASK_MD5_SQL)
 

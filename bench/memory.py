@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """The long backlog's memory, and how many times the short one's that is."""
     made = min(_MADE_EVENTS, arguments.short)
-    load, content = build_workload(made), content_checksum(build_records(made)[1])
+    with place.phases.of("making events"):
+        load, content = build_workload(made), content_checksum(build_records(made)[1])
     table = Table(place, "translation.tasks", CONTENT_MD5_SQL)
     with closing(Backlog(place)) as backlog:
         sizes = [arguments.short, arguments.events, arguments.short]
@@ -70,9 +71,11 @@ def _drain(place: Site, backlog: Backlog, load: Workload, table: Table, times: i
     place.connection.execute("CHECKPOINT")
     events, full = load.events * times, backlog.depth()
     with worker(place) as process, watched_memory(process) as watch:
-        began = until(lambda: backlog.depth() != full, [process], "took nothing")
-        until(lambda: backlog.depth() == 0, [process], "does not come to the end", poll_s=0.05)
-        until(lambda: ended_events(place) >= events, [process], "does not come to the end")
+        with place.phases.of("starting workers"):
+            began = until(lambda: backlog.depth() != full, [process], "took nothing")
+        with place.phases.of("draining"):
+            until(lambda: backlog.depth() == 0, [process], "does not come to the end", poll_s=0.05)
+            until(lambda: ended_events(place) >= events, [process], "does not come to the end")
         seconds = time.perf_counter() - began
     if table.sent_digest() != content * times:
         raise RoundVoid(f"{table.name} is not what was sent: {table.rows()} rows of {events}")

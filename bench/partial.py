@@ -16,7 +16,8 @@ EVENTS = 100_000
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """See `race`."""
-    load = build_corrections(arguments.events)
+    with place.phases.of("making events"):
+        load = build_corrections(arguments.events)
     with closing(Backlog(place)) as backlog:
         race = task_race(place, backlog, load)
         seconds = race.run(arguments.rounds)

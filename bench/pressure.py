@@ -37,8 +37,9 @@ _SETTLE_STEP_S = 0.5
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """The medians of both."""
-    load = build_workload(arguments.events)
-    _, tasks = build_records(min(SINGLE_EVENTS, arguments.events))
+    with place.phases.of("making events"):
+        load = build_workload(arguments.events)
+        _, tasks = build_records(min(SINGLE_EVENTS, arguments.events))
     table = Table(place, "translation.tasks", TASK_MD5_SQL)
     found: dict[str, list[dict[str, float]]] = {"batches": [], "single": []}
     about: dict[str, Any] = {}
@@ -121,9 +122,10 @@ def _drain(place: Site, backlog: Backlog, load: Workload) -> float:
     backlog.put(load.tasks)
     full = backlog.depth()
     with worker(place) as process:
-        began = until(lambda: backlog.depth() != full, [process], "took nothing")
-        # The database is not asked: that would be counted too.
-        until(lambda: backlog.depth() == 0 and not backlog.under_way(), [process], "does not come to the end")
+        with place.phases.of("starting workers"):
+            began = until(lambda: backlog.depth() != full, [process], "took nothing")
+        with place.phases.of("draining"):  # the database is not asked: that would be counted too
+            until(lambda: backlog.depth() == 0 and not backlog.under_way(), [process], "does not come to the end")
         return time.perf_counter() - began
 
 
@@ -131,7 +133,7 @@ def _insert(place: Site, tasks: list[TranslationTask]) -> float:
     names = list(TranslationTask.model_fields)
     statement = f"INSERT INTO translation.tasks ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
     rows = [[Jsonb(value) if isinstance(value := getattr(task, name), dict) else value for name in names] for task in tasks]
-    with psycopg.connect(place.database_url, autocommit=True) as connection:
+    with place.phases.of("single INSERTs"), psycopg.connect(place.database_url, autocommit=True) as connection:
         began = time.perf_counter()
         for row in rows:
             connection.execute(statement, row, prepare=True)

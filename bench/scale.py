@@ -37,7 +37,8 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """Rates with several workers, on Redis: RabbitMQ cannot show a backlog to all of them at once."""
     if place.broker != "redis":
         raise SystemExit("scale is measured on Redis only: the backlog has to appear at once")
-    load = build_workload(arguments.events)
+    with place.phases.of("making events"):
+        load = build_workload(arguments.events)
     table = Table(place, "translation.tasks", TASK_MD5_SQL)
     costs: dict[int, list[dict[str, float]]] = {count: [] for count in WORKERS}
     wal: list[float] = []
@@ -90,8 +91,9 @@ def _drain(place: Site, backlog: Backlog, load: Workload, count: int) -> tuple[f
         before = CpuClock.read(place, started)
         began = time.perf_counter()
         backlog.release()
-        until(lambda: backlog.depth() == 0, started, "does not come to the end")
-        until(lambda: ended_events(place) >= load.events, started, "does not come to the end")
+        with place.phases.of("draining"):
+            until(lambda: backlog.depth() == 0, started, "does not come to the end")
+            until(lambda: ended_events(place) >= load.events, started, "does not come to the end")
         seconds = time.perf_counter() - began
         return seconds, CpuClock.read(place, started).since(before)
 

@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ import psycopg
 import redis
 from kombu.connection import Connection
 
+from bench.phases import Phases
 from penstock_migrations.run import upgrade
 from penstock_schemas.registry import load_registry
 from penstock_worker.stack.postgres import EmbeddedPostgres
@@ -52,6 +53,7 @@ class Site:
     folder: Path
     connection: psycopg.Connection[tuple[Any, ...]]
     load_at_start: float
+    phases: Phases = field(default_factory=Phases)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -81,15 +83,18 @@ def site(broker: str) -> Iterator[Site]:
     """Start the servers, migrate, and stop all at the end."""
     _refuse_foreign_settings()
     load = round(os.getloadavg()[0], 2)
-    with ExitStack() as stack:
+    phases = Phases()
+    with ExitStack() as stack, ExitStack() as starting:
+        starting.enter_context(phases.of("starting servers"))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-bench-")))
         postgres = EmbeddedPostgres(folder / "postgres")
         stack.callback(postgres.stop)
         postgres.start()
         server, url = stack.enter_context(_valkey(folder) if broker == "redis" else _rabbitmq(folder))
         connection = stack.enter_context(psycopg.connect(postgres.url, autocommit=True))
-        place = Site(broker, url, server, postgres.url, postgres, folder, connection, load)
+        place = Site(broker, url, server, postgres.url, postgres, folder, connection, load, phases)
         upgrade(postgres.url, load_registry(()))
+        starting.close()
         yield place
 
 

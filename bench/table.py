@@ -54,19 +54,21 @@ class Table:
     def sent_digest(self, where: str = "true", parameters: list[Any] | None = None) -> int:
         """Over what was sent, see `figures.digest_of`; or over a part of the rows."""
         prefix = f"('x' || left({self.row_md5}, {DIGEST_DIGITS}))::bit({4 * DIGEST_DIGITS})::bigint"
-        return int(self.place.value(f"SELECT coalesce(sum({prefix}), 0) FROM {self.name} WHERE {where}", parameters))
+        with self.place.phases.of("comparing"):
+            return int(self.place.value(f"SELECT coalesce(sum({prefix}), 0) FROM {self.name} WHERE {where}", parameters))
 
     def digest(self) -> int:
         """Over all columns, bookkeeping included, but for the time of storing."""
         columns = ", ".join(name for name in self._names() if name != "_stored_at")
         row = f"hashtextextended(ROW({columns})::text, 0)::numeric"
-        return int(self.place.value(f"SELECT coalesce(sum({row}), 0) FROM {self.name}"))
+        with self.place.phases.of("comparing"):
+            return int(self.place.value(f"SELECT coalesce(sum({row}), 0) FROM {self.name}"))
 
     def export(self, rows: int | None = None) -> bytes:
         """The table, or so many of its rows, as COPY's text, bookkeeping included, in the order in which they lie there."""
         limit = "" if rows is None else f" LIMIT {rows}"
         query = f"COPY (SELECT {self.columns()} FROM {self.name}{limit}) TO STDOUT"
-        with self.place.connection.cursor().copy(query) as copy:
+        with self.place.phases.of("exporting"), self.place.connection.cursor().copy(query) as copy:
             return b"".join(bytes(block) for block in copy)
 
     def columns(self) -> str:
@@ -85,6 +87,7 @@ class Table:
         parts = split_lines(lines, connections)
         begin, ends = threading.Barrier(connections + 1), []
         with ExitStack() as stack:
+            stack.enter_context(self.place.phases.of("COPY"))
             opened = [stack.enter_context(psycopg.connect(self.place.database_url, autocommit=True)) for _ in parts]
 
             def copy_part(connection: psycopg.Connection[tuple[object, ...]], part: memoryview) -> None:

@@ -41,7 +41,8 @@ def worker(place: Site, number: int = 0) -> Iterator[ManagedProcess]:
     try:
         yield process
     finally:
-        process.stop()
+        with place.phases.of("stopping workers"):
+            process.stop()
 
 
 @contextmanager
@@ -49,8 +50,9 @@ def workers(place: Site, count: int) -> Iterator[list[ManagedProcess]]:
     """So many workers, all of them started and idle."""
     with ExitStack() as stack:
         started = [stack.enter_context(worker(place, number)) for number in range(count)]
-        for process in started:
-            until(lambda process=process: _READY_WORD in process.recent_log(), [process], "does not start")  # type: ignore[misc]
+        with place.phases.of("starting workers"):
+            for process in started:
+                until(lambda process=process: _READY_WORD in process.recent_log(), [process], "does not start")  # type: ignore[misc]
         yield started
 
 
@@ -72,9 +74,11 @@ def timed_drain(place: Site, backlog: Backlog, events: int, ended: Callable[[Sit
     count = ended or ended_events
     full = backlog.depth()
     with worker(place) as process:
-        started = until(lambda: backlog.depth() != full, [process], "took nothing")
-        until(lambda: backlog.depth() == 0, [process], "does not come to the end")
-        until(lambda: count(place) >= events, [process], "does not come to the end")
+        with place.phases.of("starting workers"):
+            started = until(lambda: backlog.depth() != full, [process], "took nothing")
+        with place.phases.of("draining"):
+            until(lambda: backlog.depth() == 0, [process], "does not come to the end")
+            until(lambda: count(place) >= events, [process], "does not come to the end")
         return time.perf_counter() - started
 
 
