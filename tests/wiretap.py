@@ -30,12 +30,14 @@ class Traffic:
         transactions: Ended; a statement outside of one is one by itself.
         round_trips: Times that the client waited for the server: at the end of a statement, or of a pipeline, and before COPY.
         copied_bytes: Sent by COPY.
+        errors: What the server refused.
     """
 
     statements: int = 0
     transactions: int = 0
     round_trips: int = 0
     copied_bytes: int = 0
+    errors: int = 0
 
     def note(self, line: str) -> None:
         """One line of libpq's trace: direction, length, name and content, between tabs."""
@@ -48,6 +50,8 @@ class Traffic:
         elif name == "ReadyForQuery":
             self.round_trips += 1
             self.transactions += content[0].strip() == "I"
+        else:
+            self.errors += name == "ErrorResponse"
 
 
 @contextmanager
