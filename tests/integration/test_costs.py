@@ -187,7 +187,7 @@ def test_a_repeated_key_makes_objects_of_its_messages_only(scale):
 
 
 def test_a_thousand_messages_are_few_calls_of_redis(valkey_url):
-    """One to publish them, a few to take and acknowledge them, the scripts' loading among these; leases are too long to renew."""
+    """One to publish them, a few to take and to acknowledge them, the scripts' loading among these; no lease is renewed."""
     epoch, count = new_epoch(), 1_000
     with redis.Redis.from_url(valkey_url) as client:
         client.config_resetstat()
