@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import compress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import astuple
 
 from penstock_schemas.column import Column, Kind
 from penstock_schemas.record import RecordType
@@ -23,43 +23,51 @@ from penstock_worker.store.copy_text import NULL
 
 __all__ = ["Rows", "Shape"]
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Rows:
-    """Events of one type: what each says, and where it is from."""
+    """Events as msgspec read them, and where each is from; every list has one element an event."""
 
-    contents: list[tuple[Any, ...]] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
     envelopes: list[Envelope] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
 
-    def add_one(self, envelope: Envelope, content: tuple[Any, ...], version: int, event_id: str) -> None:
-        """Take over an event."""
-        self.contents.append(content)
-        self.envelopes.append(envelope)
-        self.versions.append(version)
-        self.ids.append(event_id)
+    def extend(self, other: Rows) -> None:
+        """Take over all of the other's."""
+        self.events += other.events
+        self.envelopes += other.envelopes
+        self.versions += other.versions
+        self.ids += other.ids
 
-    def add_some(
-        self,
-        envelope: Envelope,
-        contents: Iterable[tuple[Any, ...]],
-        versions: Iterable[int],
-        ids: Iterable[str],
-        stays: Sequence[bool],
-    ) -> None:
-        """Take over those events of an envelope that are to stay."""
-        self.contents += compress(contents, stays)
-        self.envelopes += [envelope] * sum(stays)
-        self.versions += compress(versions, stays)
-        self.ids += compress(ids, stays)
+    def by_kind(self) -> Iterable[tuple[type, Rows]]:
+        """The same, apart by the struct that an event is."""
+        return self.apart(list(map(type, self.events)))
 
-    def by_fields(self) -> Iterable[Rows]:
-        """The same, apart by the fields that are set."""
-        parts: dict[tuple[bool, ...], Rows] = defaultdict(Rows)
-        for content, envelope, version, event_id in zip(self.contents, self.envelopes, self.versions, self.ids, strict=True):
-            parts[tuple([value is UNSET for value in content])].add_one(envelope, content, version, event_id)
-        return parts.values()
+    def apart(self, marks: Sequence[T]) -> Iterable[tuple[T, Rows]]:
+        """The same, apart by the mark of each event."""
+        places: dict[T, list[int]] = defaultdict(list)
+        for place, mark in enumerate(marks):
+            places[mark].append(place)
+        if len(places) == 1:
+            yield marks[0], self
+            return
+        for mark, chosen in places.items():
+            yield (
+                mark,
+                Rows(
+                    _picked(chosen, self.events),
+                    _picked(chosen, self.envelopes),
+                    _picked(chosen, self.versions),
+                    _picked(chosen, self.ids),
+                ),
+            )
+
+
+def _picked(places: Iterable[int], values: Sequence[T]) -> list[T]:
+    return [values[place] for place in places]
 
 
 #: What CloudEvents often say besides, and means nothing here.
@@ -117,13 +125,15 @@ class Shape:
         Raises:
             ValueError: One of them wants a closer look.
         """
-        columns = dict(zip(self._fields, zip(*rows.contents, strict=True), strict=True))
+        contents = [astuple(event.data) for event in rows.events]
+        columns = dict(zip(self._fields, zip(*contents, strict=True), strict=True))
         for name in self._defaulted:
             if columns[name].count(UNSET) == len(rows.ids):
                 columns[name] = tuple(rows.ids)
         unset = {name: values.count(UNSET) for name, values in columns.items()}
         if any(0 < count < len(rows.ids) for count in unset.values()):
-            return [block for part in rows.by_fields() for block in self.blocks(part)]
+            marks = [tuple([value is UNSET for value in content]) for content in contents]
+            return [block for _, part in rows.apart(marks) for block in self.blocks(part)]
         return [self._block(rows, {name: values for name, values in columns.items() if not unset[name]})]
 
     def _block(self, rows: Rows, columns: dict[str, tuple[Any, ...]]) -> Block:
