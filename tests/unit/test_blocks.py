@@ -30,7 +30,7 @@ from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.validate import Validators
 from penstock_worker.store.copy_text import NULL, escaped, join_columns, json_texts
 from penstock_worker.store.upsert import UpsertPlan
-from tests.records import REGISTRY
+from tests.records import REGISTRY, Sample
 
 EPOCH = UUID("0199a000-0000-7a00-9000-00000000000a")
 
@@ -339,16 +339,6 @@ def test_a_value_that_is_read_with_its_neighbours_needs_its_record() -> None:
     raw = message(encode_event("lab.span", "upsert", 5, b'{"name":"n","begin":7,"end":3}'))
     decoded = decode([raw], validators, BlockReader(validators))
     assert (decoded.blocks, [event.data["end"] for event in decoded.events]) == ([], [7])
-
-
-class Sample(Record):
-    """A series without ids: its time is what tells two apart."""
-
-    __record__ = Declaration(type="lab.sample", table="lab.samples", key=("sensor", "at"), append_only="at")
-
-    sensor: str
-    at: AwareDatetime
-    value: float | None = None
 
 
 def test_instants_of_a_series_are_told_apart() -> None:
