@@ -28,6 +28,7 @@ from penstock_worker.store import suspects
 from penstock_worker.store.careful import STEP_ROWS
 from penstock_worker.store.connection import Database, connect_with
 from penstock_worker.store.copy_text import MAX_INDEXED_BYTES
+from tests.wiretap import tapped
 
 REGISTRY = load_registry()
 #: Before the present, and the same for all events of a test run.
@@ -446,14 +447,31 @@ def role(desk: Desk) -> Iterator[str]:
 def test_a_missing_grant_holds_the_events_of_its_table(
     desk: Desk, role: str, right: str, is_warm: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if is_warm:
-        desk.write(*jobs(1))
+    """One of the rows is there, so that no right can be done without; new ones are copied, which takes INSERT only."""
+    desk.write(*jobs(1))
+    if not is_warm:
+        desk.writer.database.close()
     before = desk.ledger()
     desk.query(f"REVOKE {right} ON scheduler.jobs FROM {role}")
     assert desk.write(TranslationSession(session_id="s"), *jobs(3)) == {"stored": 1, "held": 3}
     assert desk.letters() == {("held", "not_permitted", "42501"): 3}
     assert desk.ledger() == {"stored": before.get("stored", 0) + 1, "held": 3}
     assert "scheduler.job are held" in caplog.text
+
+
+def test_a_table_with_row_level_security_takes_rows_the_other_way(desk: Desk, role: str) -> None:
+    """PostgreSQL copies into no such table; that is tried once, and seen from then on."""
+    desk.query("ALTER TABLE scheduler.jobs ENABLE ROW LEVEL SECURITY")
+    desk.query(f"CREATE POLICY all_of_them ON scheduler.jobs TO {role} USING (true)")
+    errors = []
+    for number in range(5):
+        records = [SchedulerJob(id=f"{number}-{place}") for place in range(3)]
+        with tapped(desk.writer.database.connection()) as traffic:
+            assert desk.write(*records) == {"stored": 3}
+        errors.append(traffic.errors)
+    assert errors == [1, 0, 0, 0, 0]
+    assert len(desk.keys("scheduler.jobs", "id")) == 15
+    assert (desk.letters(), desk.pauses) == ({}, [])
 
 
 @pytest.mark.parametrize("what", ["INSERT ON penstock.ledger", "TEMPORARY ON DATABASE {database}"])
