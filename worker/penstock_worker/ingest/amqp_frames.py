@@ -8,6 +8,7 @@ tables within tables. It does so in the worker's event loop, which would end the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from struct import error as struct_error
 from typing import Any
 
@@ -16,7 +17,7 @@ from amqp.method_framing import frame_handler
 from amqp.serialization import decode_properties_basic
 from amqp.spec import Basic
 
-__all__ = ["careful_frames"]
+__all__ = ["careful_frames", "properties_of"]
 
 Frame = tuple[int, int, bytes]
 
@@ -30,6 +31,8 @@ _DELIVER = bytes((0, Basic.Deliver[0], 0, Basic.Deliver[1]))
 _HAS_CONTENT_TYPE = 0x80
 #: Tables within tables that a header may have; of one that has more, so many characters are kept, as a text.
 _MAX_LEVELS, _MAX_TEXT = 10, 1_000
+#: Properties that are remembered as they were read, and the bytes that such may have.
+_REMEMBERED, _MAX_REMEMBERED = 64, 512
 
 
 def careful_frames(connection: Any, callback: Callable[..., None]) -> Callable[[Frame], bool]:
@@ -46,7 +49,7 @@ def careful_frames(connection: Any, callback: Callable[..., None]) -> Callable[[
     def on_frame(frame: Frame) -> bool:
         kind, channel, payload = frame
         if kind == _HEADER:
-            properties[channel] = _properties(payload)
+            properties[channel] = properties_of(payload[_PROPERTIES_AT:])
             frame = kind, channel, payload[:_PROPERTIES_AT] + _NO_PROPERTIES
         elif kind == _METHOD and payload[:_CONSUMER_AT] == _DELIVER:
             frame = kind, channel, _without_odd_route(payload)
@@ -55,17 +58,28 @@ def careful_frames(connection: Any, callback: Callable[..., None]) -> Callable[[
     return on_frame
 
 
-def _properties(payload: bytes) -> dict[str, Any]:
-    """Properties that are safe to pickle and to show; of those that cannot be read, the content type if there is one."""
+def properties_of(raw: bytes) -> dict[str, Any]:
+    """
+    Properties that are safe to pickle and to show; of those that cannot be read, the content type if there is one.
+
+    Not to be changed: messages of one sender often have the same ones to the byte, and then get the same object.
+    """
+    return _remembered(raw) if len(raw) <= _MAX_REMEMBERED else _decoded(raw)
+
+
+def _decoded(raw: bytes) -> dict[str, Any]:
     try:
-        properties: dict[str, Any] = decode_properties_basic(payload, _PROPERTIES_AT)[0]
+        properties: dict[str, Any] = decode_properties_basic(raw, 0)[0]
         headers = properties.get("application_headers") or {}
         for name, value in headers.items():
             if isinstance(value, dict | list) and not _is_shallow(value, _MAX_LEVELS):
                 headers[name] = repr(value)[:_MAX_TEXT]
     except (ValueError, ArithmeticError, LookupError, OSError, RecursionError, AMQPError, struct_error):
-        return _content_type(payload)
+        return _content_type(raw)
     return properties
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED)(_decoded)
 
 
 def _is_shallow(value: Any, levels: int) -> bool:
@@ -73,11 +87,11 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
-def _content_type(payload: bytes) -> dict[str, Any]:
-    if not payload[_PROPERTIES_AT] & _HAS_CONTENT_TYPE:
+def _content_type(raw: bytes) -> dict[str, Any]:
+    if not raw[0] & _HAS_CONTENT_TYPE:
         return {}
-    start = _PROPERTIES_AT + len(_NO_PROPERTIES) + 1
-    return {"content_type": payload[start : start + payload[start - 1]].decode(errors="replace")}
+    start = len(_NO_PROPERTIES) + 1
+    return {"content_type": raw[start : start + raw[start - 1]].decode(errors="replace")}
 
 
 def _without_odd_route(payload: bytes) -> bytes:

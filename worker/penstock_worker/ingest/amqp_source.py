@@ -18,7 +18,7 @@ from kombu.connection import Connection
 
 from penstock_schemas.topology import queues
 from penstock_worker.ingest.amqp_answers import AmqpAnswers, hang_up
-from penstock_worker.ingest.amqp_frames import careful_frames
+from penstock_worker.ingest.amqp_connection import BulkConnection
 from penstock_worker.ingest.answers import AddressedAnswer
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Deliver, Delivery
@@ -93,6 +93,7 @@ class AmqpSource:
         self._channel: Any = None
         self._window = AckWindow()
         self._arrived: list[Delivery] = []
+        self._arrived_bytes = 0
         self._consumers: list[str] = []
         self._is_open = self._is_reading = False
         self._socket: Any = None
@@ -117,11 +118,13 @@ class AmqpSource:
             transport_options={
                 "read_timeout": HEARTBEAT_S,
                 "write_timeout": HEARTBEAT_S,
-                "frame_handler": careful_frames,
             },
         )
         # py-amqp's own connection: kombu's would silently open a new one when asked for the socket of one that has broken.
-        self._connection = client.transport.establish_connection()
+        transport = client.transport
+        transport.Connection = BulkConnection
+        self._connection = transport.establish_connection()
+        self._connection.on_usual = self._on_delivery
         self._channel = self._connection.channel()
         self._channel.auto_decode = False
         self._window = AckWindow()
@@ -165,8 +168,7 @@ class AmqpSource:
             self._channel.basic_cancel(consumer)
         self._consumers = []
         self._stop_reading()
-        arrived, self._arrived = self._arrived, []
-        self.give_back(arrived)
+        self.give_back(self._take_arrived())
 
     def resume(self) -> None:
         """See `Source`."""
@@ -195,7 +197,8 @@ class AmqpSource:
         """See `Source`. Closing the channel gives back whatever is not acknowledged."""
         self._stop_reading()
         self._is_open = False
-        self._arrived, self._consumers = [], []
+        self._take_arrived()
+        self._consumers = []
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None
@@ -228,12 +231,10 @@ class AmqpSource:
         if not self._is_reading:
             return
         for _ in range(READS_PER_TURN):
-            try:
-                self._connection.drain_events(timeout=0)
-            except (TimeoutError, BlockingIOError):
+            if self._connection.handle_next() is None and not self._receive():
                 self._hand_over()
                 return
-            if sum(delivery.size for delivery in self._arrived) < HAND_OVER_BYTES and len(self._arrived) < HAND_OVER_MESSAGES:
+            if self._arrived_bytes < HAND_OVER_BYTES and len(self._arrived) < HAND_OVER_MESSAGES:
                 continue
             self._hand_over()
             if not self._has_room():
@@ -242,13 +243,25 @@ class AmqpSource:
         self._hand_over()
         self._hub.call_soon(self._on_readable)
 
+    def _receive(self) -> bool:
+        """Whether the socket had something."""
+        try:
+            self._connection.receive(0)
+        except TimeoutError:
+            return False
+        return True
+
     def _hand_over(self) -> None:
-        arrived, self._arrived = self._arrived, []
+        arrived = self._take_arrived()
         if arrived:
             self._seen_messages += len(arrived)
             self._seen_events += sum(max(1, delivery.count) for delivery in arrived)
             self._deliver(arrived)
             self._adapt_prefetch()
+
+    def _take_arrived(self) -> list[Delivery]:
+        arrived, self._arrived, self._arrived_bytes = self._arrived, [], 0
+        return arrived
 
     def _adapt_prefetch(self) -> None:
         """
@@ -271,21 +284,26 @@ class AmqpSource:
             self._consumers = [self._consume(name) for name in queues(settings.queue)]
 
     def _on_message(self, message: Any) -> None:
+        """A message that came through py-amqp."""
+        body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+        info = message.delivery_info
+        self._on_delivery(info["delivery_tag"], bool(info["redelivered"]), message.properties, body)
+
+    def _on_delivery(self, number: int, is_redelivered: bool, properties: dict[str, Any], body: bytes) -> None:
         if self._channel is None:
             return  # read on the way to the connection's end, with which it goes back
-        number = message.delivery_info["delivery_tag"]
         self._window.deliver(number)
-        headers = dict(message.headers or {})
-        body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+        headers = properties.get("application_headers") or {}
         count = headers.get("count")
         delivery = Delivery(
-            RawMessage(body, message.properties.get("content_type"), headers),
+            RawMessage(body, properties.get("content_type"), headers),
             Tag(self._channel, number),
             count if isinstance(count, int) else 1,
-            _redeliveries(message, headers),
+            _redeliveries(headers) if is_redelivered else 0,
         )
         if self._is_open:
             self._arrived.append(delivery)
+            self._arrived_bytes += len(body)
         else:
             self.give_back([delivery])
 
@@ -297,13 +315,11 @@ class AmqpSource:
             self._connection.send_heartbeat()
 
 
-def _redeliveries(message: Any, headers: dict[str, Any]) -> int:
+def _redeliveries(headers: dict[str, Any]) -> int:
     """
-    How often the message came back: a quorum queue counts, others only say that it did.
+    How often a message that came back did: a quorum queue counts, others only say that it did.
 
-    Until it has come back, the header may be the sender's, who may have written anything.
+    Of one that has not come back, the header may be the sender's, who may have written anything.
     """
-    if not message.delivery_info.get("redelivered"):
-        return 0
     count = headers.get("x-delivery-count")
     return max(1, count) if isinstance(count, int) else 1
