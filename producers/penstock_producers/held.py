@@ -59,6 +59,7 @@ class Held:
         self.progress = threading.Condition(self.lock)
         self.max_events = options.max_events
         self.max_bytes = options.max_bytes
+        self._batch_events = options.batch_events
         #: Of one envelope: what the options say, or less when the broker does not take that.
         self.batch_bytes = options.batch_bytes
 
@@ -96,15 +97,17 @@ class Held:
         self.count += 1
         if self.count == 1:
             self._set_oldest(now)
-        if len(self.pending) == 1:
+        waiting = len(self.pending)
+        if waiting == 1:
             self.work.notify()
-        elif not self._is_full_batch and self.is_batch_full():
+        # `is_batch_full`, written out: this is the way of nearly every event.
+        elif (waiting >= self._batch_events or self.pending_size >= self.batch_bytes) and not self._is_full_batch:
             self._is_full_batch = True
             self.work.notify()
 
     def is_batch_full(self) -> bool:
         """Whether what is pending fills an envelope."""
-        return len(self.pending) >= self._options.batch_events or self.pending_size >= self.batch_bytes
+        return len(self.pending) >= self._batch_events or self.pending_size >= self.batch_bytes
 
     # --- what is known
 
@@ -158,7 +161,7 @@ class Held:
         size = 0
         first = pending[0][0]
         self._accepted_at[first] = pending[0][2]
-        while pending and len(events) < self._options.batch_events:
+        while pending and len(events) < self._batch_events:
             seq, event, _ = pending[0]
             if events and (seq != first + len(events) or size + len(event) > self.batch_bytes):
                 break

@@ -16,7 +16,7 @@ from penstock_producers.clock import process_clock, version_of
 from penstock_producers.keys import key_json
 from penstock_producers.options import Durability, OnDrop, Options, Policy
 from penstock_producers.outbox import Outbox
-from penstock_producers.receipt import Receipt
+from penstock_producers.receipt import Receipt, receipt_of
 from penstock_producers.spool.folder import address_of, default_folder, prepare
 from penstock_producers.status import Status
 from penstock_producers.transports import Broker, broker_for
@@ -134,7 +134,7 @@ class Producer:
             ProducerClosed: After `close()`.
         """
         outbox = self._outbox
-        return Receipt(outbox.epoch, outbox.accept(_upsert(record, occurred_at)), outbox.answers)
+        return receipt_of(outbox.epoch, outbox.accept(_upsert(record, occurred_at)), outbox.answers)
 
     def publish_many(self, records: Iterable[Record], *, occurred_at: datetime | None = None) -> list[Receipt]:
         """
@@ -144,7 +144,7 @@ class Producer:
         """
         outbox = self._outbox
         events = [_upsert(record, occurred_at) for record in records]
-        return [Receipt(outbox.epoch, seq, outbox.answers) for seq in outbox.accept_many(events)]
+        return [receipt_of(outbox.epoch, seq, outbox.answers) for seq in outbox.accept_many(events)]
 
     def delete(
         self, record_class: type[Record], /, *key: Any, occurred_at: datetime | None = None, **named_key: Any
@@ -159,8 +159,8 @@ class Producer:
             RecordError: The key is not one of this type, or the type is append-only.
         """
         outbox = self._outbox
-        data = key_json(record_class, key, named_key)
-        return Receipt(outbox.epoch, outbox.accept(_event(record_class, "delete", data, occurred_at)), outbox.answers)
+        event = _event(record_class.__record__.type, "delete", key_json(record_class, key, named_key), occurred_at)
+        return receipt_of(outbox.epoch, outbox.accept(event), outbox.answers)
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Send what was accepted so far without lingering, and wait. Whether the broker has confirmed all of it (but drops)."""
@@ -192,8 +192,8 @@ class Producer:
     async def _accept_soon(self, event: bytes) -> Receipt:
         outbox = self._outbox
         if outbox.may_wait:
-            return Receipt(outbox.epoch, await asyncio.to_thread(outbox.accept, event), outbox.answers)
-        return Receipt(outbox.epoch, outbox.accept(event), outbox.answers)
+            return receipt_of(outbox.epoch, await asyncio.to_thread(outbox.accept, event), outbox.answers)
+        return receipt_of(outbox.epoch, outbox.accept(event), outbox.answers)
 
     def barrier(self, timeout_s: float = 10.0) -> bool:
         """
@@ -270,11 +270,10 @@ def _upsert(record: Record, occurred_at: datetime | None) -> bytes:
         data = record.to_json()
     except AttributeError:
         raise TypeError(f"publish takes a Record, not {type(record).__name__}") from None
-    return _event(type(record), "upsert", data, occurred_at)
+    return _event(record.__record__.type, "upsert", data, occurred_at)
 
 
-def _event(record_class: type[Record], op: Op, data: bytes, occurred_at: datetime | None) -> bytes:
-    type_name = record_class.__record__.type
+def _event(type_name: str, op: Op, data: bytes, occurred_at: datetime | None) -> bytes:
     if len(data) > MAX_RECORD_BYTES:
         raise RecordTooLarge(
             f"{type_name}: {len(data)} bytes, over the limit of {MAX_RECORD_BYTES}; put the payload into object storage"

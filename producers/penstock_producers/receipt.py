@@ -12,7 +12,7 @@ from penstock_schemas import wire
 if TYPE_CHECKING:
     from penstock_producers.answers import Answers
 
-__all__ = ["Receipt", "WaitResult"]
+__all__ = ["Receipt", "WaitResult", "receipt_of"]
 
 #: How an event ended, or that this is not known yet.
 WaitResult = Literal["stored", "superseded", "dead", "held", "fenced", "expired", "dropped", "timeout"]
@@ -57,3 +57,21 @@ class Receipt:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Receipt, (self.epoch, self.seq))
+
+
+class _Draft:
+    """Laid out as a receipt, and not frozen."""
+
+    __slots__ = ("_answers", "epoch", "seq")
+
+    def __init__(self, epoch: UUID, seq: int, answers: Answers) -> None:
+        self.epoch = epoch
+        self.seq = seq
+        self._answers = answers
+
+
+def receipt_of(epoch: UUID, seq: int, answers: Answers) -> Receipt:
+    """A receipt at less than half of the cost: a frozen class fills each of its fields by `object.__setattr__`."""
+    draft: Any = _Draft(epoch, seq, answers)
+    draft.__class__ = Receipt
+    return cast("Receipt", draft)

@@ -80,7 +80,7 @@ def event_id(epoch: UUID, seq: int) -> str:
 
 def encode_event(type: str, op: Op, version: int, data: bytes) -> bytes:
     """One element of `events`; `data` is JSON already. `type` needs no escaping, see `Declaration`."""
-    return b'{"type":"%b","op":"%b","version":%d,"data":%b}' % (type.encode(), op.encode(), version, data)
+    return b"".join((f'{{"type":"{type}","op":"{op}","version":{version},"data":'.encode(), data, b"}"))
 
 
 @dataclass(frozen=True, slots=True)

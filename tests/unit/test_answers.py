@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from penstock_producers import ProducerClosed, ProducerError, TransportError
+from penstock_producers import ProducerClosed, ProducerError, Receipt, TransportError
 from penstock_producers.answers import Answers
 from penstock_producers.buffer import Buffer
 from penstock_producers.testing import MemoryProducer
@@ -373,6 +374,17 @@ def test_a_forked_child_cannot_wait_for_its_parents_event():
 
     assert in_child(wait) == ["stored", "wait"]
     producer.close()
+
+
+def test_a_receipt_is_one_however_it_was_made():
+    producer = MemoryProducer()
+    receipt = producer.publish(TranslationSession(session_id="s"))
+    made = Receipt(producer.status().epoch, 0)
+    assert (receipt, hash(receipt), repr(receipt), type(receipt)) == (made, hash(made), repr(made), Receipt)
+    assert replace(receipt, seq=7) == Receipt(receipt.epoch, 7)
+    for change in (lambda: setattr(receipt, "seq", 9), lambda: delattr(receipt, "epoch"), lambda: setattr(receipt, "x", 1)):
+        with pytest.raises((FrozenInstanceError, TypeError)):
+            change()
 
 
 def test_a_receipt_survives_pickling_but_cannot_wait():
