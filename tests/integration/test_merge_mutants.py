@@ -22,7 +22,9 @@ from tests.cases import Picker, pick_delivery, pick_events
 from tests.lab import FUNCTIONS, Lab, differences
 from tests.servers.databases import PostgresServer
 
-SETS = 150
+#: Numbers of sets of events: of the first 150 those that are the first to catch a slip. Where tests/cases.py picks others, or a
+#: new slip is caught by none of them, look for them with range(150) in their place.
+SETS = (0, 1, 2, 4, 6, 7, 8, 10, 12, 14, 16, 18, 21, 28, 29, 36, 62, 63, 77, 118)
 #: Where deliveries are cut: each event alone, so that the tables merge; here and there; nowhere, so that the batch merges.
 ALONE, SOME, TOGETHER = 1, 2, 1000
 
@@ -158,7 +160,7 @@ def mutate(lab, monkeypatch):
 
 def first_difference(lab, cut_one_in):
     """The number of the first set of events that tells the product from the model, and what is different."""
-    for number in range(SETS):
+    for number in SETS:
         pick = Picker(random.Random(number).randint)
         events = pick_events(pick, at_least=4, at_most=10)
         found = differences(lab, events, pick_delivery(pick, events, 1, cut_one_in))
