@@ -282,6 +282,24 @@ def test_a_full_server_is_drained(valkey_url: str, client: redis.Redis) -> None:
         client.config_set("maxmemory", 0)
 
 
+def test_a_pop_that_meets_long_messages_ends_soon(valkey_url: str, client: redis.Redis) -> None:
+    """How many are taken together follows from the largest so far: few of those that are larger come too many."""
+    publish(valkey_url, 20)
+    publish(valkey_url, 40, first=20, size=1024 * 1024)
+    loop = Loop(valkey_url)
+    loop.room = 1  # for one pop
+    try:
+        loop.start()
+        loop.until(lambda: loop.deliveries)
+        assert 20 < len(loop.deliveries) < 20 + 4 + 16
+        loop.room = 60
+        loop.source.wake()
+        loop.until(lambda: len(loop.deliveries) == 60)
+        assert numbers(loop.deliveries) == list(range(60))
+    finally:
+        loop.close()
+
+
 def test_equal_messages_are_each_delivered(valkey_url: str, client: redis.Redis) -> None:
     with looping(valkey_url) as loop:
         publish(valkey_url, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -115,6 +117,7 @@ class Pool:
     __module__ = "celery.concurrency.prefork"
 
     def __init__(self) -> None:
+        self._pool = SimpleNamespace(_pool=[])
         self.running: list[SimpleNamespace] = []
         self.submitted: list[tuple[str, list[bytes]]] = []
 
@@ -516,6 +519,18 @@ def test_another_pool_than_prefork_is_refused(lab: Lab) -> None:
     lab.consumer.pool = SimpleNamespace()
     with pytest.raises(WorkerShutdown):
         lab.step.start(lab.consumer)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have one size here")
+def test_a_new_child_gets_a_pipe_that_holds_much_of_a_batch(lab: Lab) -> None:
+    reader, writer = os.pipe()
+    try:
+        lab.pool._pool._pool.append(SimpleNamespace(inqW_fd=writer))
+        lab.timer.fire(module.POOL_LOOK_S)
+        assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) == 1024 * 1024
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_broker_that_cannot_be_used_ends_the_worker(lab: Lab) -> None:

@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import fcntl
+from contextlib import suppress
 from typing import Any
 
 from billiard.pool import CLOSE
 
-__all__ = ["finish_writes_at_shutdown"]
+__all__ = ["finish_writes_at_shutdown", "widen_pipes"]
+
+#: What anybody may ask for on Linux by default; batches have megabytes, and the loop writes once a turn.
+_PIPE_BYTES = 1024 * 1024
 
 
 def finish_writes_at_shutdown(pool: Any) -> None:
@@ -41,3 +46,17 @@ def _finish_writes(processes: Any) -> None:
     for job in jobs.values():
         # Lest `flush` forget it: a child whose result nobody reads waits half a minute before it ends.
         job._accepted = True
+
+
+def widen_pipes(pool: Any) -> None:
+    """
+    Have a batch reach its child in a few writes: a pipe holds 64 KiB, and between two writes the loop does other things.
+
+    Args:
+        pool: The worker's; its processes change, so this is to be done again and again. Where the system has no such thing, or
+            grants it to nobody any more, batches take longer.
+    """
+    command = getattr(fcntl, "F_SETPIPE_SZ", None)
+    for process in pool._pool._pool if command else ():
+        with suppress(OSError):
+            fcntl.fcntl(process.inqW_fd, command, _PIPE_BYTES)

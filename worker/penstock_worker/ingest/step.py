@@ -28,7 +28,7 @@ from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.answers import ANSWERS, split_answers
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
 from penstock_worker.ingest.flight import Flight, Probe
-from penstock_worker.ingest.pool import finish_writes_at_shutdown
+from penstock_worker.ingest.pool import finish_writes_at_shutdown, widen_pipes
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.request import Submitter
 from penstock_worker.ingest.source import Delivery, Source
@@ -154,7 +154,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         return self.buffer.messages + sum(len(batch.deliveries) for batch in batches)
 
     def _look_around(self) -> None:
-        """Tell the watch that the loop turns, and Celery to look for dead children."""
+        """Tell the watch that the loop turns, and Celery to look for dead children; new ones get wide pipes."""
         is_idle = not self.in_flight
         self.pulse = Pulse(
             at=time.monotonic(),
@@ -165,6 +165,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             oldest_batch_at=min((flight.began_at for flight in self.in_flight), default=None),
         )
         self.consumer.pool.maintain_pool()
+        widen_pipes(self.consumer.pool)
 
     @property
     def is_paused(self) -> bool:
