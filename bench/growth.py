@@ -10,10 +10,12 @@ to round. Their sessions are not there, and the worker makes placeholders. The n
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import lru_cache
 from typing import Any
+from uuid import UUID, uuid5
 
 import psycopg
 
@@ -34,8 +36,11 @@ EVENTS = 50_000
 SIZES = (100_000, 1_000_000, 10_000_000)
 #: Rows that a worker stores, and that are copied.
 _SEED_ROWS = 20_000
-#: Copies in one statement.
-_STEP = 50
+#: For the indexes of ten million rows, sorted without files.
+_INDEX_MEMORY_MB = 1_024
+#: Of COPY's binary form: signature, flags and extension before the rows, and the word that ends them.
+_BINARY_HEAD_BYTES, _BINARY_TAIL_BYTES = 19, 2
+_SESSION_ID = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,40 +113,59 @@ def _grown(place: Site, size: int, seed_rows: int) -> AbstractContextManager[Sit
         connection.execute(f"CREATE DATABASE {name}")
     upgrade(place.postgres.url_of(name), load_registry(()))
     with place.other_database(name) as other:
-        for table in ("translation.sessions", "translation.tasks"):
-            Table(other, table, "").copy(Table(place, table, "").export())
-        _multiply(other, -(-size // seed_rows) - 1)
+        _multiply(place, other, -(-size // seed_rows))
     return place.other_database(name)
 
 
-def _multiply(place: Site, copies: int) -> None:
-    """Add copies of all sessions and tasks. Indexes and the foreign key are built after that, which takes half the time."""
+def _multiply(source: Site, place: Site, copies: int) -> None:
+    """
+    So many copies of the source's sessions and tasks, each under other keys.
+
+    COPY with FREEZE leaves rows as VACUUM would, which otherwise writes the whole table once more. Indexes and the foreign key
+    are built after that, which takes half the time, too.
+    """
     connection = place.connection
-    connection.execute("CREATE TEMP TABLE seed_sessions AS SELECT * FROM translation.sessions")
-    connection.execute("CREATE TEMP TABLE seed_tasks AS SELECT * FROM translation.tasks")
-    with _without_indexes(place, "translation.tasks"), place.phases.of("copying rows"):
-        for first in range(1, copies + 1, _STEP):
-            numbers = f"generate_series({first}, {min(copies, first + _STEP - 1)}) AS n"
-            _insert(connection, "translation.sessions", numbers, {"session_id": _OTHER_ID})
-            _insert(
-                connection,
-                "translation.tasks",
-                numbers,
-                {"session_id": _OTHER_ID, "task_id": f"{_OTHER_ID} || substr(s.task_id, 37)"},
-            )
+    connection.execute(f"SET maintenance_work_mem = '{_INDEX_MEMORY_MB}MB'")
+    for name in ("translation.sessions", "translation.tasks"):
+        seed = _RowCopies(Table(source, name, "").export_binary())
+        with _without_keys(place, name), place.phases.of("copying rows"):
+            columns = Table(source, name, "").columns()
+            with connection.transaction():
+                connection.execute(f"TRUNCATE {name} CASCADE")  # FREEZE is for a table without rows of other transactions
+                with connection.cursor().copy(f"COPY {name} ({columns}) FROM STDIN (FORMAT binary, FREEZE)") as copy:
+                    for block in seed.blocks(copies):
+                        copy.write(block)
     with place.phases.of("VACUUM and CHECKPOINT"):
-        connection.execute("VACUUM ANALYZE translation.tasks")
-        connection.execute("VACUUM ANALYZE translation.sessions")
+        connection.execute("VACUUM (ANALYZE) translation.sessions, translation.tasks")
         connection.execute("CHECKPOINT")
 
 
+class _RowCopies:
+    """COPY's binary form of rows, again and again with other session ids: in it a text lies as it is."""
+
+    def __init__(self, rows: bytes) -> None:
+        self._head, self._tail = rows[:_BINARY_HEAD_BYTES], rows[-_BINARY_TAIL_BYTES:]
+        self._parts = _SESSION_ID.split(rows[_BINARY_HEAD_BYTES:-_BINARY_TAIL_BYTES])
+        self._ids = sorted(set(self._parts[1::2]))
+
+    def blocks(self, copies: int) -> Iterator[bytes]:
+        """The copies, and what COPY wants before and after them."""
+        yield self._head
+        for number in range(copies):
+            others = {was: str(uuid5(UUID(was.decode()), str(number))).encode() for was in self._ids}
+            parts = self._parts.copy()
+            parts[1::2] = [others[was] for was in parts[1::2]]
+            yield b"".join(parts)
+        yield self._tail
+
+
 @contextmanager
-def _without_indexes(place: Site, table: str) -> Iterator[None]:
-    """Drop the table's constraints and indexes, and make them again at the end."""
+def _without_keys(place: Site, table: str) -> Iterator[None]:
+    """Drop the table's indexes, primary key and foreign keys, and make them again at the end, with those that refer to it."""
     connection = place.connection
     keys = connection.execute(
-        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE conrelid = %s::regclass AND contype IN ('p', 'f') ORDER BY contype DESC",
+        "SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE %s::regclass IN (conrelid, confrelid) AND contype IN ('p', 'f') ORDER BY contype DESC",
         [table],
     ).fetchall()
     indexes = connection.execute(
@@ -149,33 +173,16 @@ def _without_indexes(place: Site, table: str) -> Iterator[None]:
         " WHERE indrelid = %s::regclass AND NOT indisprimary",
         [table],
     ).fetchall()
-    for name, _ in reversed(keys):
-        connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    for owner, name, _ in reversed(keys):
+        connection.execute(f"ALTER TABLE {owner} DROP CONSTRAINT {name}")
     for name, _ in indexes:
         connection.execute(f"DROP INDEX {name}")
     yield
     with place.phases.of("building indexes"):
         for _, definition in indexes:
             connection.execute(definition)
-        for name, definition in keys:
-            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
-
-
-#: A session's id in another copy: as random as its own.
-_OTHER_ID = "md5(s.session_id || n)::uuid::text"
-
-
-def _insert(connection: psycopg.Connection[Any], table: str, numbers: str, changed: dict[str, str]) -> None:
-    names = [
-        row[0]
-        for row in connection.execute(
-            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped", [table]
-        )
-    ]
-    values = ", ".join(changed.get(name, f's."{name}"') for name in names)
-    seed = f"seed_{table.rpartition('.')[2]}"
-    columns = ", ".join(f'"{name}"' for name in names)
-    connection.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {seed} AS s, {numbers}")
+        for owner, name, definition in keys:
+            connection.execute(f"ALTER TABLE {owner} ADD CONSTRAINT {name} {definition}")
 
 
 @lru_cache(maxsize=1)

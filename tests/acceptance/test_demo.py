@@ -66,9 +66,10 @@ def test_the_demo_stores_everything_twice_in_one_folder(tmp_path):
     assert left == []
 
 
-def test_the_comparison_finds_what_was_changed(database_url, broker_url, tmp_path):
-    """On servers that run already, both brokers: one row changed, one deleted, one added."""
-    summary = summary_of(run_demo(tmp_path, PENSTOCK_DATABASE_URL=database_url, PENSTOCK_BROKER_URL=broker_url))
+@pytest.mark.rabbitmq
+def test_the_comparison_finds_what_was_changed(database_url, rabbitmq_url, tmp_path):
+    """On servers that run already, and the other broker: one row changed, one deleted, one added."""
+    summary = summary_of(run_demo(tmp_path, PENSTOCK_DATABASE_URL=database_url, PENSTOCK_BROKER_URL=rabbitmq_url))
     before = run_comparison(database_url)
     with psycopg.connect(database_url, autocommit=True) as connection:
         (first, second), *_ = connection.execute("SELECT min(task_id), max(task_id) FROM translation.tasks").fetchall()

@@ -28,9 +28,15 @@ EVENTS, BATCH = 1_000, 100
 PROBES = 5
 
 
-def strikes(*actions: str) -> pytest.MarkDecorator:
-    """What the failpoints of a test do; with several, the test runs for each."""
-    return pytest.mark.parametrize("failpoints", actions, indirect=True)
+def strikes(action: str) -> pytest.MarkDecorator:
+    """What the failpoints of a test do."""
+    return pytest.mark.parametrize("failpoints", [action], indirect=True)
+
+
+def each_on_one_broker(name: str, on_redis: str, on_rabbitmq: str) -> pytest.MarkDecorator:
+    """Two ways to run a test that differ in the database only: one on each broker, for the broker sees the same both times."""
+    pairs = [(on_redis, "redis"), pytest.param(on_rabbitmq, "rabbitmq", marks=pytest.mark.rabbitmq)]
+    return pytest.mark.parametrize((name, "broker_url"), pairs, indirect=True)
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def struck(failpoints: Failpoints, armed_setup: CeleryTestSetup) -> WorkerProces
     return worker
 
 
-@strikes("after_copy=wait", "before_commit=wait")
+@each_on_one_broker("failpoints", "after_copy=wait", "before_commit=wait")
 def test_a_child_killed_before_its_commit_has_stored_nothing(backlog: Witness, struck: WorkerProcess) -> None:
     (child,) = struck.children()
     assert (backlog.count_rows(), backlog.count_told()) == (0, 0)
@@ -174,8 +180,14 @@ def _running_batches(app: Celery, worker: WorkerProcess) -> int:
     return int(stats.get(worker.hostname, {}).get("penstock", {}).get("running_batches", 0))
 
 
+@pytest.fixture
+def how(request: pytest.FixtureRequest) -> str:
+    """The end of the database: a restart or a crash."""
+    return str(request.param)
+
+
 @strikes("before_commit=wait")
-@pytest.mark.parametrize("how", ["restart", "crash"])
+@each_on_one_broker("how", "restart", "crash")
 def test_a_database_that_restarts_is_waited_for(
     how: str, backlog: Witness, struck: WorkerProcess, failpoints: Failpoints, postgres_server: PostgresServer
 ) -> None:

@@ -56,7 +56,9 @@ def widen_pipes(pool: Any) -> None:
         pool: The worker's; its processes change, so this is to be done again and again. Where the system has no such thing, or
             grants it to nobody any more, batches take longer.
     """
-    command = getattr(fcntl, "F_SETPIPE_SZ", None)
-    for process in pool._pool._pool if command else ():
+    command: int | None = getattr(fcntl, "F_SETPIPE_SZ", None)
+    if command is None:
+        return
+    for process in pool._pool._pool:
         with suppress(OSError):
             fcntl.fcntl(process.inqW_fd, command, _PIPE_BYTES)
