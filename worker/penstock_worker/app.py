@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_ready
 
 from penstock_schemas.registry import load_registry
 from penstock_worker.ingest import failpoints
@@ -100,6 +100,13 @@ def _prepare_child(**_kwargs: Any) -> None:
     """
     gc.freeze()
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]  # celery has no types
+def _prepare_main(**_kwargs: Any) -> None:
+    """The same in the main process: one look at all of it held up the event loop, and with it acks, for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def __getattr__(name: str) -> Celery:
