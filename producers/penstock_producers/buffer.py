@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from penstock_producers.doorway import Doorway
 from penstock_producers.drops import (
     BUFFER_FULL,
     CLOSE_DEADLINE,
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from penstock_producers.spool.spool import Spool
 
 __all__ = ["Buffer"]
-
-#: How often, and for how long each time, a publisher gives way to another one. The system makes it some 60 us at least.
-_GIVE_WAY_TIMES = 20
-_GIVE_WAY_S = 0.000_01
 
 
 class Buffer:
@@ -81,8 +78,7 @@ class Buffer:
         self._announced_seq = 0
         self._idle_since = now()
         self._is_close_announced = False
-        #: What a publisher is about to number, or has just numbered: others give way to it. A hint, and no lock.
-        self._entering: bytes | None = None
+        self._doorway = Doorway(self.lock)
 
     def move_to(self, spool: Spool) -> None:
         """Have events go there, from now on, that cannot stay in memory."""
@@ -100,10 +96,10 @@ class Buffer:
             ProducerClosed: After `close`.
         """
         size = len(event)
-        held = self.held
-        if self._entering is not None:
-            self._give_way()
-        self._entering = event
+        held, doorway = self.held, self._doorway
+        if doorway.entrant is not None:
+            doorway.give_way()
+        doorway.entrant = event
         with self.lock:
             # `Held.has_room`, written out: this is the way of nearly every event.
             if held.count < held.max_events and held.size + size <= held.max_bytes and not self.is_closing:
@@ -115,27 +111,11 @@ class Buffer:
                 except BaseException:
                     self._account(seq, 1)
                     raise
-                if self._entering is event:
-                    self._entering = None
+                if doorway.entrant is event:
+                    doorway.entrant = None
                 return seq
-        self._entering = None
+            doorway.entrant = None
         return self._accept_crowded(event, size)
-
-    def _give_way(self) -> None:
-        """
-        Let another publisher come to its end, for a while.
-
-        Who waits for a lock of Python's gets it from who gives it back, and then waits for the interpreter, which that one has:
-        so the next event of that one waits in turn, and soon every event of every thread costs a change of threads. Who gives
-        way sleeps without the lock instead. It stays a hint: when a signal handler's exception leaves it behind, or the
-        publisher is not heard of again, the next one waits for a moment and goes on.
-        """
-        if is_owned(self.lock):
-            return  # a signal handler has interrupted its own thread
-        for _ in range(_GIVE_WAY_TIMES):
-            time.sleep(_GIVE_WAY_S)
-            if self._entering is None:
-                return
 
     def accept_many(self, events: Sequence[bytes]) -> list[int]:
         """Like `accept` for each; under the policy "raise" all of them or none."""

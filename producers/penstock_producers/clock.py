@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from penstock_producers.doorway import Doorway
 from penstock_schemas import RecordError
 
 __all__ = ["HybridClock", "process_clock", "version_of"]
@@ -28,19 +29,25 @@ class HybridClock:
         self._now_ns = now_ns
         self._last = 0
         self._lock = threading.RLock()
+        self._doorway = Doorway(self._lock)
 
     def next_version(self) -> int:
         """Now, or one more than the last answer."""
+        now = self._now_ns() // 1_000
+        doorway = self._doorway
+        if doorway.entrant is not None:
+            doorway.give_way()
+        doorway.entrant = now
         with self._lock:
-            now = self._now_ns() // 1_000
-            if now <= self._last:
-                now = self._last + 1
-            self._last = now
-            return now
+            self._last = version = now if now > self._last else self._last + 1
+            if doorway.entrant is now:
+                doorway.entrant = None
+            return version
 
     def unlock_after_fork(self) -> None:
         """In a forked child: another thread of the parent may have held the lock, and it does not exist here."""
         self._lock = threading.RLock()
+        self._doorway = Doorway(self._lock)
 
 
 #: Shared by all producers of the process: two producers must not give one version to two states of a record.
