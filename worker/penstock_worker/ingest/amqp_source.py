@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.timer import Timer
@@ -36,13 +36,6 @@ READS_PER_TURN = 500
 PREFETCH_FIRST, PREFETCH_LEAST, PREFETCH_SAMPLE = 100, 20, 50
 #: Messages and bytes that are read before they are handed over and the room is looked at again.
 HAND_OVER_MESSAGES, HAND_OVER_BYTES = 50, 1024 * 1024
-
-
-class Tag(NamedTuple):
-    """A delivery tag holds on its channel only."""
-
-    channel: Any
-    number: int
 
 
 class AckWindow:
@@ -92,6 +85,8 @@ class AmqpSource:
         self._connection: Any = None
         self._channel: Any = None
         self._window = AckWindow()
+        # A broker's delivery tag holds on its channel only; ours go on from those of the channel before.
+        self._tags_before = self._last_tag = 0
         self._arrived: list[Delivery] = []
         self._arrived_bytes = 0
         self._consumers: list[str] = []
@@ -128,6 +123,7 @@ class AmqpSource:
         self._channel = self._connection.channel()
         self._channel.auto_decode = False
         self._window = AckWindow()
+        self._tags_before = self._last_tag
         for name, arguments in queues(self._settings.queue).items():
             self._channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
         self._heartbeat = self._timer.call_repeatedly(HEARTBEAT_S / 4, self._beat)
@@ -213,7 +209,10 @@ class AmqpSource:
 
     def _current(self, deliveries: Sequence[Delivery]) -> list[int]:
         """The tags that this channel still knows; the others are the broker's again."""
-        return [delivery.tag.number for delivery in deliveries if delivery.tag.channel is self._channel]
+        if self._channel is None:
+            return []
+        before = self._tags_before
+        return [delivery.tag - before for delivery in deliveries if delivery.tag > before]
 
     def _read_on(self) -> None:
         self._is_reading = True
@@ -293,11 +292,12 @@ class AmqpSource:
         if self._channel is None:
             return  # read on the way to the connection's end, with which it goes back
         self._window.deliver(number)
+        self._last_tag = self._tags_before + number
         headers = properties.get("application_headers") or {}
         count = headers.get("count")
         delivery = Delivery(
             RawMessage(body, properties.get("content_type"), headers),
-            Tag(self._channel, number),
+            self._last_tag,
             count if isinstance(count, int) else 1,
             _redeliveries(headers) if is_redelivered else 0,
         )
