@@ -9,7 +9,7 @@ import pytest
 
 from penstock_producers import Producer
 from penstock_schemas.records.translation import TranslationSession
-from tests.commands import penstock
+from tests.commands import penstock_here as penstock
 
 
 def test_status_tells_what_waits(database_url, broker_url):

@@ -22,7 +22,7 @@ from penstock_worker.settings import Settings
 from penstock_worker.store import queries
 from penstock_worker.store.row_trace import letters_of_key, trace_row
 from penstock_worker.store.trace import trace_event
-from tests.commands import penstock
+from tests.commands import penstock_here as penstock
 
 REGISTRY = load_registry()
 NOW = time.time_ns() // 1_000
