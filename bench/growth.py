@@ -10,12 +10,11 @@ to round. Their sessions are not there, and the worker makes placeholders. The n
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import lru_cache
 from typing import Any
-from uuid import UUID, uuid5
 
 import psycopg
 
@@ -36,11 +35,10 @@ EVENTS = 50_000
 SIZES = (100_000, 1_000_000, 10_000_000)
 #: Rows that a worker stores, and that are copied.
 _SEED_ROWS = 20_000
-#: For the indexes of ten million rows, sorted without files.
+#: Copies in one statement, and how many statements run at once.
+_STEP, _COPIERS = 25, 2
+#: Enough to sort the keys of ten million rows without files.
 _INDEX_MEMORY_MB = 1_024
-#: Of COPY's binary form: signature, flags and extension before the rows, and the word that ends them.
-_BINARY_HEAD_BYTES, _BINARY_TAIL_BYTES = 19, 2
-_SESSION_ID = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,59 +111,52 @@ def _grown(place: Site, size: int, seed_rows: int) -> AbstractContextManager[Sit
         connection.execute(f"CREATE DATABASE {name}")
     upgrade(place.postgres.url_of(name), load_registry(()))
     with place.other_database(name) as other:
-        _multiply(place, other, -(-size // seed_rows))
+        for table in ("translation.sessions", "translation.tasks"):
+            Table(other, table, "").copy(Table(place, table, "").export())
+        _multiply(other, -(-size // seed_rows) - 1)
     return place.other_database(name)
 
 
-def _multiply(source: Site, place: Site, copies: int) -> None:
-    """
-    So many copies of the source's sessions and tasks, each under other keys.
-
-    COPY with FREEZE leaves rows as VACUUM would, which otherwise writes the whole table once more. Indexes and the foreign key
-    are built after that, which takes half the time, too.
-    """
+def _multiply(place: Site, copies: int) -> None:
+    """Add copies of all sessions and tasks. Indexes and the foreign key are built after that, which takes half the time."""
     connection = place.connection
     connection.execute(f"SET maintenance_work_mem = '{_INDEX_MEMORY_MB}MB'")
-    for name in ("translation.sessions", "translation.tasks"):
-        seed = _RowCopies(Table(source, name, "").export_binary())
-        with _without_keys(place, name), place.phases.of("copying rows"):
-            columns = Table(source, name, "").columns()
-            with connection.transaction():
-                connection.execute(f"TRUNCATE {name} CASCADE")  # FREEZE is for a table without rows of other transactions
-                with connection.cursor().copy(f"COPY {name} ({columns}) FROM STDIN (FORMAT binary, FREEZE)") as copy:
-                    for block in seed.blocks(copies):
-                        copy.write(block)
+    connection.execute("CREATE TABLE public.seed_sessions AS SELECT * FROM translation.sessions")
+    connection.execute("CREATE TABLE public.seed_tasks AS SELECT * FROM translation.tasks")
+    with _without_indexes(place, "translation.tasks"), place.phases.of("copying rows"), ThreadPoolExecutor(_COPIERS) as pool:
+        numbers = range(1, copies + 1)
+        for ended in [pool.submit(_insert_copies, place, numbers[first::_COPIERS]) for first in range(_COPIERS)]:
+            ended.result()
     with place.phases.of("VACUUM and CHECKPOINT"):
-        connection.execute("VACUUM (ANALYZE) translation.sessions, translation.tasks")
+        connection.execute("DROP TABLE public.seed_sessions, public.seed_tasks")
+        connection.execute("VACUUM ANALYZE translation.tasks")
+        connection.execute("VACUUM ANALYZE translation.sessions")
         connection.execute("CHECKPOINT")
 
 
-class _RowCopies:
-    """COPY's binary form of rows, again and again with other session ids: in it a text lies as it is."""
-
-    def __init__(self, rows: bytes) -> None:
-        self._head, self._tail = rows[:_BINARY_HEAD_BYTES], rows[-_BINARY_TAIL_BYTES:]
-        self._parts = _SESSION_ID.split(rows[_BINARY_HEAD_BYTES:-_BINARY_TAIL_BYTES])
-        self._ids = sorted(set(self._parts[1::2]))
-
-    def blocks(self, copies: int) -> Iterator[bytes]:
-        """The copies, and what COPY wants before and after them."""
-        yield self._head
-        for number in range(copies):
-            others = {was: str(uuid5(UUID(was.decode()), str(number))).encode() for was in self._ids}
-            parts = self._parts.copy()
-            parts[1::2] = [others[was] for was in parts[1::2]]
-            yield b"".join(parts)
-        yield self._tail
+def _insert_copies(place: Site, numbers: Sequence[int]) -> None:
+    """The copies of these numbers, over a connection of their own; a session's id in another copy is as random as its own."""
+    with psycopg.connect(place.database_url, autocommit=True) as connection:
+        for first in range(0, len(numbers), _STEP):
+            connection.execute("DROP TABLE IF EXISTS pg_temp.renamed")
+            connection.execute(
+                "CREATE TEMP TABLE renamed AS SELECT session_id AS was, md5(session_id || n)::uuid::text AS session_id"
+                " FROM public.seed_sessions, unnest(%s::int[]) AS n",
+                [list(numbers[first : first + _STEP])],
+            )
+            connection.execute("ANALYZE renamed")
+            _insert(connection, "translation.sessions", {"session_id": "r.session_id"})
+            task_id = "r.session_id || substr(s.task_id, 37)"
+            _insert(connection, "translation.tasks", {"session_id": "r.session_id", "task_id": task_id})
 
 
 @contextmanager
-def _without_keys(place: Site, table: str) -> Iterator[None]:
-    """Drop the table's indexes, primary key and foreign keys, and make them again at the end, with those that refer to it."""
+def _without_indexes(place: Site, table: str) -> Iterator[None]:
+    """Drop the table's constraints and indexes, and make them again at the end."""
     connection = place.connection
     keys = connection.execute(
-        "SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE %s::regclass IN (conrelid, confrelid) AND contype IN ('p', 'f') ORDER BY contype DESC",
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid = %s::regclass AND contype IN ('p', 'f') ORDER BY contype DESC",
         [table],
     ).fetchall()
     indexes = connection.execute(
@@ -173,16 +164,30 @@ def _without_keys(place: Site, table: str) -> Iterator[None]:
         " WHERE indrelid = %s::regclass AND NOT indisprimary",
         [table],
     ).fetchall()
-    for owner, name, _ in reversed(keys):
-        connection.execute(f"ALTER TABLE {owner} DROP CONSTRAINT {name}")
+    for name, _ in reversed(keys):
+        connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
     for name, _ in indexes:
         connection.execute(f"DROP INDEX {name}")
     yield
     with place.phases.of("building indexes"):
         for _, definition in indexes:
             connection.execute(definition)
-        for owner, name, definition in keys:
-            connection.execute(f"ALTER TABLE {owner} ADD CONSTRAINT {name} {definition}")
+        for name, definition in keys:
+            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+
+
+def _insert(connection: psycopg.Connection[Any], table: str, changed: dict[str, str]) -> None:
+    names = [
+        row[0]
+        for row in connection.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped", [table]
+        )
+    ]
+    values = ", ".join(changed.get(name, f's."{name}"') for name in names)
+    seed = f"public.seed_{table.rpartition('.')[2]}"
+    columns = ", ".join(f'"{name}"' for name in names)
+    source = f"{seed} AS s JOIN renamed AS r ON r.was = s.session_id"
+    connection.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM {source}")
 
 
 @lru_cache(maxsize=1)

@@ -71,12 +71,6 @@ class Table:
         with self.place.phases.of("exporting"), self.place.connection.cursor().copy(query) as copy:
             return b"".join(bytes(block) for block in copy)
 
-    def export_binary(self) -> bytes:
-        """The table in COPY's binary form."""
-        query = f"COPY {self.name} ({self.columns()}) TO STDOUT (FORMAT binary)"
-        with self.place.phases.of("exporting"), self.place.connection.cursor().copy(query) as copy:
-            return b"".join(bytes(block) for block in copy)
-
     def columns(self) -> str:
         """All names, separated by commas."""
         return ", ".join(self._names())
