@@ -45,8 +45,15 @@ _WORDS = [
 ]
 
 
+def _sentences(chance: random.Random) -> list[str]:
+    return [" ".join(chance.choices(_WORDS, k=chance.randint(6, 16))) for _ in range(4_000)]
+
+
+_SENTENCES = _sentences(random.Random(_SEED))
+
+
 def build_records(events: int, seed: int = _SEED) -> tuple[list[TranslationSession], list[TranslationTask]]:
-    """Sessions with 200 tasks each, `events` tasks in all; another seed gives other keys."""
+    """Sessions with 200 tasks each, `events` tasks in all; another seed gives other keys. Sentences come again and again."""
     chance = random.Random(seed)
     sessions = [_session(chance, number) for number in range(-(-events // TASKS_PER_SESSION))]
     return sessions, [_task(chance, sessions[number // TASKS_PER_SESSION], number) for number in range(events)]
@@ -153,7 +160,7 @@ def _task(chance: random.Random, session: TranslationSession, number: int) -> Tr
     assert session.started_at
     sequence = number % TASKS_PER_SESSION
     created_at = session.started_at + timedelta(milliseconds=sequence)
-    source, target = (" ".join(chance.choices(_WORDS, k=chance.randint(6, 16))) for _ in range(2))
+    source, target = (_SENTENCES[int(chance.random() * len(_SENTENCES))] for _ in range(2))
     return TranslationTask(
         task_id=f"{session.session_id}:{sequence:04d}",
         session_id=session.session_id,
@@ -162,7 +169,7 @@ def _task(chance: random.Random, session: TranslationSession, number: int) -> Tr
         source_text=source,
         translated_text=target,
         model="nmt-large-2026",
-        tokens=len(source.split()) + len(target.split()),
+        tokens=source.count(" ") + target.count(" ") + 2,
         error=None,
         retry_count=0,
         created_at=created_at,
