@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 
 from penstock_schemas import Declaration, First, Lifecycle, Max, Min, Parent, Record, Registry
 
-__all__ = ["RECORDS", "REGISTRY", "Mark", "Note", "Pair", "Reading", "Remark", "Run", "Sample", "Site", "Tally"]
+__all__ = ["RECORDS", "REGISTRY", "Mark", "Note", "Pair", "Reading", "Remark", "Run", "Site", "Tally"]
 
 State = Literal["open", "busy", "done", "failed"]
 
@@ -124,16 +124,6 @@ class Tally(Record):
 
     tally_id: int
     most: Max[int] | None = None
-
-
-class Sample(Record):
-    """Append-only without ids: its time is what tells two samples apart. It is no part of `RECORDS`."""
-
-    __record__ = Declaration(type="lab.sample", table="lab.samples", key=("sensor", "at"), append_only="at")
-
-    sensor: str
-    at: AwareDatetime
-    value: float | None = None
 
 
 RECORDS = (Site, Run, Note, Remark, Pair, Reading, Mark, Tally)

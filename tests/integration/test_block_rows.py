@@ -20,7 +20,7 @@ from penstock_worker.ingest.write import Result, Writer
 from penstock_worker.settings import Settings
 from penstock_worker.store.partitions import ensure_partitions
 from penstock_worker.store.tables import metadata_for
-from tests.records import Sample
+from tests.series import Sample
 
 #: Of this month, for which there is a partition.
 BEGIN = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)

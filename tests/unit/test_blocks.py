@@ -30,7 +30,8 @@ from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.validate import Validators
 from penstock_worker.store.copy_text import NULL, escaped, join_columns, json_texts
 from penstock_worker.store.upsert import UpsertPlan
-from tests.records import REGISTRY, Sample
+from tests.records import REGISTRY
+from tests.series import Sample
 
 EPOCH = UUID("0199a000-0000-7a00-9000-00000000000a")
 
