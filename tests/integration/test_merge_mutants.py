@@ -89,7 +89,8 @@ UPSERT = {
     "columns are not wiped": Slip(upsert, 'COLLATE "C", true)', 'COLLATE "C" AND false, false)'),
     "full record stays plain": Slip(upsert, '[("_stamps", "IS NOT NULL"), (', "[("),
     "onward: not newer": Slip(upsert, 'IS NULL", _NEWER]', 'IS NULL"]'),
-    "onward: over an end": Slip(upsert, """OR {self._rank('t')} = '0')""", "OR true)"),
+    "onward: over an end": Slip(upsert, """OR {self._rank('t')} = '0' OR""", "OR true OR"),
+    "onward: over what moves with an end": Slip(upsert, "?| ARRAY[{moving}]", "?| ARRAY['none of them']"),
     "onward: unknown fields forgotten": Slip(upsert, '"excluded._extra IS NULL", ', ""),
     "onward: what is not set is emptied": Slip(
         upsert, "THEN CASE WHEN excluded._stamps ? {literal(column.name)} THEN {theirs}", "THEN CASE WHEN true THEN {theirs}"

@@ -182,13 +182,17 @@ class UpsertPlan:
         """
         Whether a partial record takes every column that it sets, for it is newer than all that its row has seen.
 
-        A row that lives is newer than its last delete. Where its state is not terminal, no column has a terminal one's rank.
+        A row that lives is newer than its last delete. Where its state is not terminal, no column has a terminal one's rank; and
+        what moves with the state is all that could have it.
         """
         if self.record.has_first:
             return "false"
         reasons = ["excluded._stamps IS NOT NULL", "excluded._extra IS NULL", _NEWER]
         if self.record.declaration.lifecycle:
-            reasons.append(f"({self._rank('excluded')} = '1' OR {self._rank('t')} = '0')")
+            moving = ", ".join(literal(column.name) for column in self.record.values if column.rule is Rule.STATE)
+            reasons.append(
+                f"({self._rank('excluded')} = '1' OR {self._rank('t')} = '0' OR NOT excluded._stamps ?| ARRAY[{moving}])"
+            )
         return f"({' AND '.join(reasons)})"
 
     def _merged(self, column: Column, is_onward: str) -> str:
