@@ -145,7 +145,7 @@ class _Properties(msgspec.Struct):
 
 
 class _Wrapper(msgspec.Struct, rename={"content_type": "content-type"}):
-    """What our producers and kombu's defaults write; the body is decoded while it is read."""
+    """What our producers and kombu's defaults write; the body is decoded while it is read, and what else there is skipped."""
 
     body: bytes
     properties: _Properties

@@ -28,8 +28,6 @@ __all__ = ["Tables"]
 
 logger = logging.getLogger(__name__)
 
-_NONE = Group()
-
 
 class Tables:
     """
@@ -76,7 +74,7 @@ class Tables:
         verdict = verdict_on_table(exc)
         _log_held(name, exc)
         for table in (name, *(child for child, _ in self._children[name])):
-            for event in groups.pop(table, _NONE).events:
+            for event in groups.pop(table, Group()).events:
                 event.end(verdict)
 
     def write(self, connection: Connection, groups: Groups, watch: Stopwatch, *, is_careful: bool) -> None:
@@ -93,7 +91,7 @@ class Tables:
             psycopg.Error: PostgreSQL objected; when careful, only to what is no event's fault.
         """
         for name in self._tables(groups):
-            stage, group = self._stages[name], groups.get(name, _NONE)
+            stage, group = self._stages[name], groups.get(name, Group())
             events = [event for event in group.events if event.verdict is None]
             watch.start("parents")
             placeholders, deleted = self._parents(connection, name, Group(events, group.blocks), groups)
@@ -134,7 +132,7 @@ class Tables:
         """The parents that are named by children in this batch."""
         by_key: dict[Any, Placeholder] = {}
         for child, field in self._children[name]:
-            children = groups.get(child, _NONE)
+            children = groups.get(child, Group())
             for event in children.events:
                 if event.verdict is None and not event.is_delete:
                     key = event.data[field]
@@ -148,7 +146,7 @@ class Tables:
         if not deleted:
             return
         for child, field in self._children[name]:
-            children = groups.get(child, _NONE)
+            children = groups.get(child, Group())
             supersede_fallen(children.events, children.blocks, field, deleted)
 
     def _write_table(
