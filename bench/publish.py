@@ -1,10 +1,16 @@
 """
-What `publish()` costs its caller: four threads that do nothing else, with the broker there and away.
+What `publish()` costs its caller: four threads of a service, with the broker there and away.
 
-Each round publishes the same records through a new producer with its defaults ("spill"), and with a journal, both while a
-worker stores what comes and with the broker stopped. The threads call `publish()` without a pause, so that a call's time
-holds what it waits for the other threads, and for the one that sends. After each measurement all rows are compared with what
-was sent: where the broker was away, once it is back.
+A service has requests: its threads take turns in publishing bursts of 25 records, 4,000 events a second in all, each record
+made just before. A call's time holds what it waits for the sender, and for another thread where two bursts meet. Each round
+publishes the same records through a new producer with its defaults ("spill"), and with a journal, both while a worker stores
+what comes and with the broker stopped.
+
+Beside these stands "spill_saturated": the same four threads without a pause. There most of a call's time is waiting for
+Python's interpreter, which the other three have: it tells how many events a second one process publishes at most, and not what
+one costs.
+
+After each measurement all rows are compared with what was sent: where the broker was away, once it is back.
 """
 
 from __future__ import annotations
@@ -22,14 +28,17 @@ from bench.table import Table
 from bench.workers import ended_events, until, workers
 from bench.workload import build_workload
 
-EVENTS = 40_000
+EVENTS = 6_000
 THREADS = 4
-#: By the name of the result: the durability, and whether the broker is there.
+BURST_EVENTS = 25
+PER_S = 4_000
+#: By the name of the result: how it publishes (see `service.PUBLISHERS`), the durability, and whether the broker is there.
 MODES = {
-    "spill": ("spill", True),
-    "journal": ("journal", True),
-    "spill_away": ("spill", False),
-    "journal_away": ("journal", False),
+    "spill": ("in_bursts", "spill", True),
+    "journal": ("in_bursts", "journal", True),
+    "spill_away": ("in_bursts", "spill", False),
+    "journal_away": ("in_bursts", "journal", False),
+    "spill_saturated": ("without_pause", "spill", True),
 }
 
 
@@ -39,12 +48,17 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     # The queue has to be there before the broker goes.
     Backlog(place).close()
     found: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
-    with service(place, "timed", arguments.events, threads=THREADS) as publisher:
+    with ExitStack() as stack:
+        publishers = {
+            how: stack.enter_context(service(place, how, arguments.events, threads=THREADS, burst=BURST_EVENTS, per_s=PER_S))
+            for how in ("in_bursts", "without_pause")
+        }
         load = build_workload(arguments.events)
         for number in range(arguments.rounds):
             for mode in rotated(list(MODES), number):
                 table.empty()
-                durations = _round(place, publisher, arguments.events, *MODES[mode])
+                how, durability, is_there = MODES[mode]
+                durations = _round(place, publishers[how], arguments.events, durability, is_there=is_there)
                 if table.sent_digest() != load.checksum:
                     raise RoundVoid(f"after {mode} {table.name} is not what was sent: {table.rows()} rows of {load.events}")
                 found[mode].append(durations)
@@ -55,6 +69,8 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         "events": arguments.events,
         "rounds": arguments.rounds,
         "threads": THREADS,
+        "burst_events": BURST_EVENTS,
+        "per_s": PER_S,
         "events_per_s": modes["spill"]["events_per_s"],
         "p50_us": modes["spill"]["p50_us"],
         "p99_us": modes["spill"]["p99_us"],
@@ -67,7 +83,7 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _round(place: Site, publisher: Service, events: int, durability: str, is_there: bool) -> dict[str, float]:
+def _round(place: Site, publisher: Service, events: int, durability: str, *, is_there: bool) -> dict[str, float]:
     with ExitStack() as stack:
         if is_there:
             started = stack.enter_context(workers(place, 1))

@@ -119,21 +119,53 @@ def paced(producer: Producer, records: Sequence[Record], options: dict[str, Any]
     return {"published": published}
 
 
-def timed(producer: Producer, records: Sequence[Record], options: dict[str, Any]) -> dict[str, Any]:
-    """From several threads, without a pause; nanoseconds of every call."""
-    count = options["threads"]
-    parts: list[list[int]] = [[] for _ in range(count)]
-    begin = threading.Barrier(count)
+def in_bursts(producer: Producer, records: Sequence[Record], options: dict[str, Any]) -> dict[str, Any]:
+    """
+    From several threads in turn, a burst at a time, at an even rate in all; nanoseconds of every call.
 
-    def publish(part: list[int], own: Sequence[Record]) -> None:
-        begin.wait()
-        clock, publish_one, note = time.perf_counter_ns, producer.publish, part.append
-        for record in own:
+    A burst's records are made, by copying, just before it: a request publishes what it has made, and not what has lain in
+    memory since long before.
+    """
+    burst, per_s = options["burst"], options["per_s"]
+
+    def publish(note: Callable[[int], None], number: int, count: int) -> None:
+        clock, publish_one = time.perf_counter_ns, producer.publish
+        began = time.perf_counter()
+        for start in range(number * burst, len(records), count * burst):
+            wait = began + start / per_s - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
+            for record in [record.model_copy() for record in records[start : start + burst]]:
+                before = clock()
+                publish_one(record)
+                note(clock() - before)
+
+    return _timed(options["threads"], publish)
+
+
+def without_pause(producer: Producer, records: Sequence[Record], options: dict[str, Any]) -> dict[str, Any]:
+    """From several threads, as fast as they can; nanoseconds of every call."""
+
+    def publish(note: Callable[[int], None], number: int, count: int) -> None:
+        clock, publish_one = time.perf_counter_ns, producer.publish
+        for record in records[number::count]:
             before = clock()
             publish_one(record)
             note(clock() - before)
 
-    threads = [threading.Thread(target=publish, args=(part, records[number::count])) for number, part in enumerate(parts)]
+    return _timed(options["threads"], publish)
+
+
+def _timed(count: int, publish: Callable[[Callable[[int], None], int, int], None]) -> dict[str, Any]:
+    """Let each thread begin at the same moment, with where to note durations, its number, and how many there are."""
+    parts: list[list[int]] = [[] for _ in range(count)]
+    begin = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        begin.wait()
+        publish(parts[number].append, number, count)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
     began = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -145,7 +177,8 @@ def timed(producer: Producer, records: Sequence[Record], options: dict[str, Any]
 PUBLISHERS: dict[str, Callable[[Producer, Sequence[Record], dict[str, Any]], dict[str, Any]]] = {
     "at_once": at_once,
     "paced": paced,
-    "timed": timed,
+    "in_bursts": in_bursts,
+    "without_pause": without_pause,
 }
 
 
