@@ -114,7 +114,8 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of all, and how many times a peer's rate `drain` has."""
     if place.broker != "redis":
         raise SystemExit("peers are measured on Redis: FastStream's batches and BullMQ have it only")
-    load = build_workload(arguments.events)
+    with place.phases.of("making events"):
+        load = build_workload(arguments.events)
     _create_table(place)
     skipped: dict[str, str] = {}
     with closing(Backlog(place)) as backlog:
@@ -124,10 +125,13 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         events = {"penstock": load.events}
         for name in arguments.only:
             try:
-                contender = _Contender(place, name, min(PEERS[name].max_events, arguments.events))
+                with place.phases.of("installing peers"):
+                    environment = PEERS[name].environment()
             except Unavailable as exc:
                 skipped[name] = str(exc)
                 continue
+            with place.phases.of("making events"):
+                contender = _Contender(place, name, environment, min(PEERS[name].max_events, arguments.events))
             contenders[name], events[name] = contender.run, contender.events
         seconds = alternate(contenders, arguments.rounds)
     return _result(place, arguments, seconds, events, skipped)
@@ -197,10 +201,9 @@ def _penstock(place: Site, drain: Callable[[], float], expected: int) -> float:
 class _Contender:
     """A peer with its environment, its settings and its rows."""
 
-    def __init__(self, place: Site, name: str, events: int) -> None:
+    def __init__(self, place: Site, name: str, environment: Environment, events: int) -> None:
         self.events = events
-        self._place, self._name, self._peer = place, name, PEERS[name]
-        self._environment = self._peer.environment()
+        self._place, self._name, self._peer, self._environment = place, name, PEERS[name], environment
         _, tasks = build_records(events)
         self._expected = checksum(tasks)
         self._table = Table(place, "peers.tasks", TASK_MD5_SQL)
@@ -222,7 +225,8 @@ class _Contender:
     def run(self) -> float:
         """Fill its queue, let it work, compare."""
         self._place.connection.execute("TRUNCATE peers.tasks")
-        self._fill()
+        with self._place.phases.of("filling peers' queues"):
+            self._fill()
         self._place.connection.execute("CHECKPOINT")
         seconds = self._work()
         if self._table.sent_digest() != self._expected:
@@ -238,12 +242,18 @@ class _Contender:
 
     def _work(self) -> float:
         with self._program() as process, redis.Redis.from_url(self._place.broker_url) as client:
-            if self._peer.queue:
-                full = client.llen(self._peer.queue)
-                began = until(lambda: client.llen(self._peer.queue) != full, [process], "took nothing")
-            else:
-                began = until(self._has_rows, [process], "took nothing")
-            until(self._has_all_rows, [], "does not come to the end", poll_s=_LOOK_S)
+            with self._place.phases.of("starting peers"):
+                if self._peer.queue:
+                    full = client.llen(self._peer.queue)
+                    began = until(lambda: client.llen(self._peer.queue) != full, [process], "took nothing")
+                else:
+                    began = until(self._has_rows, [process], "took nothing")
+            with self._place.phases.of(self._name):
+                # A service ends by itself; whether it stored all is seen by the checksum.
+                if self._peer.queue:
+                    until(self._has_all_rows, [process], "does not come to the end", poll_s=_LOOK_S)
+                else:
+                    until(lambda: self._has_all_rows() or not process.is_running, [], "does not come to the end", _LOOK_S)
             return time.perf_counter() - began
 
     def _has_rows(self) -> bool:
@@ -259,7 +269,8 @@ class _Contender:
         try:
             yield process
         finally:
-            process.stop(within_s=10)
+            with self._place.phases.of("stopping peers"):
+                process.stop(within_s=10)
 
     def _command(self, word: str) -> list[str]:
         return [self._environment.program, str(_FOLDER / self._peer.file), word]

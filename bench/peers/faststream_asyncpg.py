@@ -1,9 +1,11 @@
 """
 FastStream with a batch subscriber on a Redis list, and asyncpg.
 
-As their documentations advise: `ListSub(batch=True)` with a large `max_records` and a short polling interval; asyncpg's
-`executemany` with one prepared statement, in a transaction; uvloop; no log of each batch. Two processes. What is popped is gone
-when the process dies: it promises less than Penstock.
+As their documentations advise: `ListSub(batch=True)` with a large `max_records` and a short polling interval; messages decoded
+by orjson and handed over as they are (`apply_types=False`); uvloop; no log of each batch; asyncpg's binary COPY into a temporary
+table, upserted from there by one statement in the same transaction. That took a quarter less CPU time than `executemany` (24 us
+an event and 33 us, client and server together, 1,000 rows a batch). Two processes, each with one connection that stays open.
+What is popped is gone when the process dies: it promises less than Penstock.
 
     BENCH_PEER=settings.json python faststream_asyncpg.py fill | work
 """
@@ -28,29 +30,32 @@ SETTINGS = json.loads(Path(os.environ["BENCH_PEER"]).read_text())
 QUEUE = "peer.faststream"
 MAX_RECORDS = 1_000
 
-broker = RedisBroker(SETTINGS["broker_url"], logger=None)
+broker = RedisBroker(SETTINGS["broker_url"], logger=None, apply_types=False)
 app = FastStream(broker, logger=None)
 state: dict[str, Any] = {}
 
 
 @app.on_startup
 async def connect() -> None:
-    pool = await asyncpg.create_pool(SETTINGS["database_url"], min_size=1, max_size=1)
-    names = await pool.fetch("SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 'peers'")
-    state["pool"] = pool
+    connection = await asyncpg.connect(SETTINGS["database_url"])
+    names = await connection.fetch("SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 'peers'")
+    await connection.execute("CREATE TEMP TABLE batch ON COMMIT DELETE ROWS AS SELECT * FROM peers.tasks WITH NO DATA")
+    state["connection"] = connection
     state["times"] = [row[0] for row in names if row[1].startswith("timestamp")]
     state["names"] = [row[0] for row in names]
     columns = ", ".join(state["names"])
-    values = ", ".join(f"${place}" for place in range(1, len(names) + 1))
     changes = ", ".join(f"{name} = excluded.{name}" for name in state["names"] if name != "task_id")
-    state["upsert"] = f"INSERT INTO peers.tasks ({columns}) VALUES ({values}) ON CONFLICT (task_id) DO UPDATE SET {changes}"
+    state["upsert"] = (
+        f"INSERT INTO peers.tasks ({columns}) SELECT {columns} FROM batch ON CONFLICT (task_id) DO UPDATE SET {changes}"
+    )
 
 
 @broker.subscriber(list=ListSub(QUEUE, batch=True, max_records=MAX_RECORDS, polling_interval=0.01))
 async def store(rows: list[dict[str, Any]]) -> None:
-    values = [_values(row) for row in rows]
-    async with state["pool"].acquire() as connection, connection.transaction():
-        await connection.executemany(state["upsert"], values)
+    connection = state["connection"]
+    async with connection.transaction():
+        await connection.copy_records_to_table("batch", records=[_values(row) for row in rows], columns=state["names"])
+        await connection.execute(state["upsert"])
 
 
 def _values(row: dict[str, Any]) -> list[Any]:
