@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from typing_extensions import TypedDict
 
 from penstock_schemas import Declaration, Record, Registry
@@ -310,6 +310,24 @@ def test_a_nul_harms_no_neighbour(column: str, value: str) -> None:
 
 
 GOOD = {"words": '["x"]', "route": '[{"x":1,"note":"y"}]', "data": '{"z":1}', "anything": "[[1]]"}
+
+
+class Folder(Record):
+    """Its files may be anything."""
+
+    __record__ = Declaration(type="lab.folder", table="lab.folders", key="name")
+
+    name: str
+    files: list[Base64Bytes] | None = None
+
+
+def test_bytes_that_are_no_text_are_the_columns_affair_also_beside_a_nul() -> None:
+    """Looking for the NUL must not raise: that would end the whole batch."""
+    validators = Validators(Registry([Folder]))
+    raw = message(encode_event("lab.folder", "upsert", 5, b'{"name":"n","files":["/w=="],"more":"\\\\u0000"}'))
+    decoded = decode([raw], validators, BlockReader(validators))
+    staged = Stage(UpsertPlan(validators.records["lab.folder"])).lines(decoded.events)
+    assert (len(decoded.events), staged.rows, [why.column for _, why in staged.culprits]) == (1, 0, ["files"])
 
 
 def test_a_nul_that_nothing_saw_stays_in_its_own_row() -> None:

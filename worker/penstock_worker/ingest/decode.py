@@ -270,7 +270,12 @@ def _has_nul(value: Any) -> bool:
         return any(_has_nul(part) for pair in value.items() for part in pair)
     if isinstance(value, list):
         return any(map(_has_nul, value))
-    return False if isinstance(value, _PLAIN) else _has_nul(to_jsonable_python(value, fallback=str))
+    if isinstance(value, _PLAIN):
+        return False
+    try:
+        return _has_nul(to_jsonable_python(value, fallback=str))
+    except ValueError:  # bytes that are no text: whoever writes the column says so
+        return False
 
 
 #: What holds no text, nor anything else; what is neither this nor JSON may be a model, a tuple, an enum.
