@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,10 @@ __all__ = ["BOTH_BROKERS", "ON_DEMAND", "add_arguments", "plan", "run"]
 BOTH_BROKERS = ("drain", "live", "small", "latency")
 #: Those with no goal of their own.
 ON_DEMAND = ("bad-input",)
+#: Where fewer events alone would not make a bench quick.
+_QUICK = {"growth": ["--sizes", "1000", "10000"], "memory": ["--short", "1000"]}
+#: Above what the longest one takes on a busy machine; then, how long it may take to stop its servers.
+_LIMIT_S, _STOP_S = 1_800.0, 60.0
 _ROOT = Path(__file__).parents[1]
 
 
@@ -68,8 +73,9 @@ def _measured(name: str, broker: str, arguments: argparse.Namespace) -> dict[str
     for word in ("events", "rounds"):
         value = getattr(arguments, word)
         command += [f"--{word}", str(value)] if value else []
+    command += _QUICK.get(name, []) if arguments.events else []
     began = time.monotonic()
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    done = _ended(command)
     seconds = round(time.monotonic() - began)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
@@ -79,6 +85,26 @@ def _measured(name: str, broker: str, arguments: argparse.Namespace) -> dict[str
     verdicts = "; ".join(f"{goal['goal']}: {goal['value']} {_word(goal['reached'])}" for goal in result["goals"])
     print(f"{name:10} {broker:9} {seconds:4} s  {result['events_per_s']:>9,.0f} events/s  {verdicts}", flush=True)
     return result
+
+
+def _ended(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """The program, run to its end, or told to stop: killed, it would leave its servers behind."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=_ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return subprocess.CompletedProcess(command, 1, "", f"did not end within {_LIMIT_S:.0f} s")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _word(reached: bool | None) -> str:

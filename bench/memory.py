@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
     """The long backlog's memory, and how many times the short one's that is."""
-    made = min(_MADE_EVENTS, arguments.short)
+    made = min(_MADE_EVENTS, arguments.short, arguments.events)
     with place.phases.of("making events"):
         load, content = build_workload(made), content_checksum(build_records(made)[1])
     table = Table(place, "translation.tasks", CONTENT_MD5_SQL)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from bench import everything
 from bench.everything import ON_DEMAND, plan
 from bench.figures import alternate, digest_of, median, percentile, rates, rotated, spread
 from bench.goals import GOALS, judged
@@ -16,6 +19,7 @@ from bench.model import Line, Sample, fit
 from bench.peers import comparison, environments
 from bench.peers.comparison import PEERS, THE_REST
 from bench.peers.environments import Unavailable, node_environment
+from bench.phases import Phases
 from bench.report import markdown, table, write_report
 from bench.table import split_lines
 from bench.workload import build_corrections, build_small, build_updates, build_workload, copies
@@ -162,6 +166,53 @@ def test_every_name_of_the_issue_is_a_bench():
     chosen = parse(["growth", "--sizes", "10", "20", "--json"])
     assert (chosen.sizes, chosen.rounds, chosen.broker, chosen.as_json) == ([10, 20], 3, "redis", True)
     assert plan(["limit", "drain"]) == [("limit", "redis"), ("drain", "redis"), ("drain", "rabbitmq")]
+
+
+def test_a_bench_that_fails_is_told_and_the_rest_goes_on(monkeypatch, tmp_path: Path):
+    asked = []
+
+    def ended(command):
+        asked.append(command[3:])
+        if "growth" in command:
+            return subprocess.CompletedProcess(command, 1, "", "Traceback\nvoid: 1 row of 2")
+        return subprocess.CompletedProcess(command, 0, f"{json.dumps(DRAIN | {'goals': judged(DRAIN)})}\n", "")
+
+    monkeypatch.setattr(everything, "_ended", ended)
+
+    code = everything.run(["drain", "growth"], Namespace(only=None, events=20, rounds=1, folder=tmp_path))
+
+    assert code == 1
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [(result["name"], result.get("failed")) for result in results] == [
+        ("drain", None),
+        ("drain", None),
+        ("growth", "void: 1 row of 2"),
+    ]
+    assert "| growth, redis | void: 1 row of 2 |" in (tmp_path / "RESULTS.md").read_text()
+    small = "--json --events 20 --rounds 1"
+    assert [" ".join(command) for command in asked] == [
+        f"drain --broker redis {small}",
+        f"drain --broker rabbitmq {small}",
+        f"growth --broker redis {small} --sizes 1000 10000",
+    ]
+
+
+def test_a_bench_that_does_not_end_is_ended(monkeypatch):
+    monkeypatch.setattr(everything, "_LIMIT_S", 0.1)
+
+    done = everything._ended([sys.executable, "-c", "import signal\nwhile True: signal.pause()"])
+
+    assert (done.returncode, done.stderr) == (1, "did not end within 0 s")
+
+
+def test_where_the_time_goes_is_added_up_and_told():
+    phases = Phases({"draining": 2.04, "comparing": 3.0})
+
+    with pytest.raises(ValueError, match="void"), phases.of("draining"):
+        raise ValueError("void")
+
+    assert phases.seconds["draining"] > 2.04
+    assert list(phases.told()) == ["comparing", "draining"]
 
 
 def test_copies_are_other_keys_with_the_same_content():
