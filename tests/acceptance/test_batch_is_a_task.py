@@ -21,7 +21,6 @@ from tests.servers.celery_worker import Failpoints, WorkerProcess, worker_settin
 from tests.servers.process import LocalProcess
 
 pytestmark = pytest.mark.acceptance
-waits_in_its_transaction = pytest.mark.parametrize("failpoints", ["before_commit=wait"], indirect=True)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def backlog(witness: Witness, worker_options: dict[str, object]) -> Witness:
     return witness
 
 
-@waits_in_its_transaction
+@pytest.mark.parametrize("failpoints", ["before_commit=wait"], indirect=True)
 def test_a_batch_runs_in_the_pool_child_whose_session_writes_it(
     backlog: Witness, failpoints: Failpoints, armed_setup: CeleryTestSetup
 ) -> None:
@@ -47,25 +46,10 @@ def test_a_batch_runs_in_the_pool_child_whose_session_writes_it(
     )
     assert port in _ports_to_postgres(psutil.Process(task["worker_pid"]), backlog)
     assert _ports_to_postgres(psutil.Process(worker.pid), backlog) == set()
+    assert [queue["name"] for queue in _inspect(armed_setup, "active_queues")] == ["penstock.maintenance", "penstock.events"]
 
     failpoints.release("before_commit")
     backlog.wait_until_told()
-    backlog.assert_all_stored()
-
-
-@waits_in_its_transaction
-def test_sigkill_of_its_process_ends_a_batch_with_worker_lost(
-    backlog: Witness, failpoints: Failpoints, armed_setup: CeleryTestSetup
-) -> None:
-    worker: WorkerProcess = armed_setup.worker.container
-    until(lambda: failpoints.has_struck("before_commit"))
-    (task,) = _inspect(armed_setup, "active")
-    psutil.Process(task["worker_pid"]).kill()
-
-    backlog.wait_until_told()
-    assert f"pid:{task['worker_pid']} exited with 'signal 9 (SIGKILL)'" in worker.logs()
-    assert "WorkerLostError" in worker.logs()
-    assert "a pool process died with <100 events in 5 messages, 0.0 MB>" in worker.logs()
     backlog.assert_all_stored()
 
 
@@ -80,10 +64,6 @@ def test_the_main_process_never_talks_to_the_database(witness: Witness, celery_s
             assert _ports_to_postgres(main, witness) == set()
     witness.wait_until_told()
     assert any(_ports_to_postgres(child, witness) for child in worker.children())
-
-
-def test_the_queue_of_events_is_among_those_inspected(celery_setup: CeleryTestSetup) -> None:
-    assert [queue["name"] for queue in _inspect(celery_setup, "active_queues")] == ["penstock.maintenance", "penstock.events"]
 
 
 def test_flush_writes_what_waits_for_company(

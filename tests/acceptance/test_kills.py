@@ -77,6 +77,9 @@ def test_a_child_killed_before_its_commit_has_stored_nothing(backlog: Witness, s
     child.kill()
     backlog.wait_until_told()
     assert backlog.count_told() == EVENTS
+    assert f"pid:{child.pid} exited with 'signal 9 (SIGKILL)'" in struck.logs()
+    assert "WorkerLostError" in struck.logs()
+    assert "a pool process died with <100 events in 5 messages, 0.0 MB>" in struck.logs()
     _assert_settled(backlog, struck)
 
 
