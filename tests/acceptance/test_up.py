@@ -115,20 +115,22 @@ def test_what_is_stored_stays_through_a_kill_9_and_through_ctrl_c(up: Up) -> Non
     assert up.interrupt() == 0
 
 
-def test_two_folders_run_at_once_one_as_an_ordinary_user(running: Up, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_two_folders_run_at_once_one_as_an_ordinary_user(up: Up, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = Up(tmp_path_factory.mktemp("other"), as_ordinary_user())
     if os.geteuid() == 0:
         shutil.chown(other.folder, "nobody")
     try:
-        other.start()
-        for one in (running, other):
+        up.launch()
+        other.launch()
+        up.wait_ready()
+        other.wait_ready()
+        for one in (up, other):
             publish(one.folder, json.dumps({"session_id": one.folder.name}))
-        for one in (running, other):
-            wait_for(lambda one=one: one.folder.name in stored_sessions(one.stack["database_url"]))
-        assert stored_sessions(other.stack["database_url"]) == [other.folder.name]
+        for one in (up, other):
+            wait_for(lambda one=one: stored_sessions(one.stack["database_url"]) == [one.folder.name])
         owners = {process.uids().real for process in other.processes()}
         assert 0 not in owners
-        assert other.interrupt() == 0
+        assert (up.interrupt(), other.interrupt()) == (0, 0)
     finally:
         other.clean_up()
 
