@@ -40,6 +40,9 @@ class Ranges:
 
     def add(self, first: int, last: int) -> None:
         """Put numbers in, joined to what they overlap or touch."""
+        if self._ranges and self._ranges[-1][1] == first - 1:  # as nearly all come
+            self._ranges[-1] = (self._ranges[-1][0], last)
+            return
         begin = bisect_left(self._ranges, first - 1, key=_last)
         end = bisect_right(self._ranges, last + 1, key=_first)
         if begin < end:

@@ -44,8 +44,9 @@ class JournalBuffer(Buffer):
                 first = self.next_seq
                 try:
                     self.next_seq = first + len(events)
-                    if self.spool.journal(list(enumerate(events, first))):
-                        return self._hold_all(first, events)
+                    rows = list(enumerate(events, first))
+                    if self.spool.journal(rows):
+                        return self._hold_all(rows)
                 except BaseException:
                     self._account_all(first, events)
                     raise
@@ -64,15 +65,17 @@ class JournalBuffer(Buffer):
         self._tell(len(events), SPOOL_FULL)
         return list(range(first, first + len(events)))
 
-    def _hold_all(self, first: int, events: Sequence[bytes]) -> list[int]:
+    def _hold_all(self, rows: Sequence[tuple[int, bytes]]) -> list[int]:
         assert self.spool is not None
-        for seq, event in enumerate(events, first):
-            if self.held.has_room(len(event)):
-                self.held.hold(seq, event, len(event), self._now())
+        held, now = self.held, self._now()
+        for seq, event in rows:
+            size = len(event)
+            if held.has_room(size):
+                held.hold(seq, event, size, now)
             else:
                 self.spool.leave_unsent(seq)
                 self.work.notify()
-        return list(range(first, first + len(events)))
+        return [seq for seq, _ in rows]
 
     def _account_all(self, first: int, events: Sequence[bytes]) -> None:
         """An exception came from outside: what may be on disk or not is written again, and sent from there."""

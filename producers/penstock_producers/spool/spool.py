@@ -136,7 +136,7 @@ class Spool:
         if self._section.is_mine:
             self._section.later(partial(self._journal, rows))
             return True
-        with self._first, self._section.lock, self._section:
+        with self._section.lock, self._section:  # the publishers' lock is the caller's
             return self._journal(rows)
 
     def _journal(self, rows: Sequence[tuple[int, bytes]]) -> bool:
