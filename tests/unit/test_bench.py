@@ -20,7 +20,9 @@ from bench.peers import comparison, environments
 from bench.peers.comparison import PEERS, THE_REST
 from bench.peers.environments import Unavailable, node_environment
 from bench.phases import Phases
+from bench.records import build_records
 from bench.report import markdown, table, write_report
+from bench.service import in_bursts, without_pause
 from bench.table import split_lines
 from bench.workload import build_corrections, build_small, build_updates, build_workload, copies
 
@@ -213,6 +215,21 @@ def test_where_the_time_goes_is_added_up_and_told():
 
     assert phases.seconds["draining"] > 2.04
     assert list(phases.told()) == ["comparing", "draining"]
+
+
+@pytest.mark.parametrize("how", [in_bursts, without_pause])
+def test_a_service_publishes_each_record_once_and_tells_every_duration(how):
+    _, records = build_records(103)
+    published = []
+
+    class Noting:
+        def publish(self, record):
+            published.append(record.task_id)
+
+    told = how(Noting(), records, {"threads": 4, "burst": 10, "per_s": 1_000_000})
+
+    assert sorted(published) == sorted(record.task_id for record in records)
+    assert len(told["ns"]) == 103
 
 
 def test_copies_are_other_keys_with_the_same_content():
