@@ -182,8 +182,8 @@ class UpsertPlan:
         """
         Whether a partial record takes every column that it sets, for it is newer than all that its row has seen.
 
-        A row that lives is newer than its last delete. Where its state is not terminal, no column has a terminal one's rank, and
-        none but those that move with the state ever has.
+        A row that lives is newer than its last delete. Where its state is not terminal, no column has the rank of one that is,
+        and none but those that move with the state ever has.
         """
         if self.record.has_first:
             return "false"
