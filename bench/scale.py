@@ -22,7 +22,7 @@ from bench.race import store
 from bench.records import TASK_MD5_SQL
 from bench.site import RoundVoid, Site, describe
 from bench.table import Table
-from bench.workers import ended_events, until, workers
+from bench.workers import end_idle, ended_events, until, workers
 from bench.workload import Workload, build_workload
 from penstock_worker.settings import Settings
 
@@ -95,7 +95,10 @@ def _drain(place: Site, backlog: Backlog, load: Workload, count: int) -> tuple[f
             until(lambda: backlog.depth() == 0, started, "does not come to the end")
             until(lambda: ended_events(place) >= load.events, started, "does not come to the end")
         seconds = time.perf_counter() - began
-        return seconds, CpuClock.read(place, started).since(before)
+        cpu = CpuClock.read(place, started).since(before)
+        for process in started:
+            end_idle(place, backlog, process)
+        return seconds, cpu
 
 
 def _wal(place: Site) -> int:
