@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -537,6 +539,19 @@ def test_a_broker_that_cannot_be_used_ends_the_worker(lab: Lab) -> None:
     lab.source.errors["start"] = ConfigurationError("Redis Cluster")
     with pytest.raises(WorkerShutdown):
         lab.step.start(lab.consumer)
+
+
+def test_what_is_over_is_freed_at_once(lab: Lab) -> None:
+    """Megabytes of messages do not wait for the garbage collector, although a request knows who waits for its end."""
+    gc.disable()
+    try:
+        lab.deliver(1, 2, 3, 4)
+        lab.pool.running[0].request.ending = lab.pool.running[0].ending
+        flight = weakref.ref(lab.pool.running[0].ending)
+        lab.pool.take().on_done(STORED)
+        assert flight() is None
+    finally:
+        gc.enable()
 
 
 def test_stop_before_start_is_nothing() -> None:

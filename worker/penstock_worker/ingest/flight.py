@@ -33,7 +33,7 @@ class Flight:
         self._is_over = False
         #: When the pool got it, by the monotonic clock.
         self.began_at = time.monotonic()
-        self._request = submit(self)
+        self._request: Any = submit(self)
 
     def is_gone(self, *, is_reconnected: bool) -> bool:
         """
@@ -48,7 +48,7 @@ class Flight:
 
     def abandon(self) -> Batch:
         """Stop listening, and return the batch."""
-        self._is_over = True
+        self._let_go()
         return self.batch
 
     def on_done(self, result: Any) -> None:
@@ -67,10 +67,18 @@ class Flight:
         """See `Ending`."""
         self._end(partial(self._step.on_failed, self.batch))
 
+    def _let_go(self) -> None:
+        """
+        It is over. The request, which knows this as its ending, is forgotten: else both, with all messages, would be there until
+        the garbage collector comes by.
+        """
+        self._is_over = True
+        self._request = None
+
     def _end(self, end: partial[None]) -> None:
         if self._is_over:
             return
-        self._is_over = True
+        self._let_go()
         # The place in the pool is free whatever happens next. After an error of the broker nothing new is begun at once: the
         # worker is about to reconnect, and Celery throws away what no child has begun by then.
         self._step.in_flight.discard(self)
