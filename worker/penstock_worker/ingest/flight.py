@@ -69,7 +69,7 @@ class Flight:
 
     def _let_go(self) -> None:
         """
-        It is over. The request, which knows this as its ending, is forgotten: else both, with all messages, would be there until
+        It is over. The request, which knows this as its ending, is forgotten: else both would be there, with all messages, until
         the garbage collector comes by.
         """
         self._is_over = True
