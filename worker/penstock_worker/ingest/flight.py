@@ -69,8 +69,8 @@ class Flight:
 
     def _let_go(self) -> None:
         """
-        It is over. The request, which knows this as its ending, is forgotten: else both would be there, with all messages, until
-        the garbage collector comes by.
+        It is over. The request, which knows this as its ending, is forgotten: else both would be there until the garbage
+        collector comes by, with all messages.
         """
         self._is_over = True
         self._request = None
