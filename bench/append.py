@@ -13,7 +13,7 @@ from bench.site import Site
 from bench.table import Table
 from bench.workload import build_metrics
 
-EVENTS = 200_000
+EVENTS = 600_000
 
 
 def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> int:
     order = {pair: place for place, pair in enumerate(plan(names))}
     results.sort(key=lambda result: order.get((result["name"], result["broker"]), len(order)))
     minutes = round((time.monotonic() - began) / 60, 1)
-    told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "minutes": minutes, "results": results}
+    told = {"at": _now(), "minutes": minutes, "results": results}
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(told, indent=1) + "\n")
     write_report(told, arguments.folder)
@@ -81,7 +81,7 @@ def _measured(name: str, broker: str, arguments: argparse.Namespace) -> dict[str
         reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
         print(f"{name:10} {broker:9} {seconds:4} s  not measured: {reason}", flush=True)
         return {"name": name, "broker": broker, "failed": reason, "took_s": seconds}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) | {"took_s": seconds}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) | {"took_s": seconds, "at": _now(), "commit": _commit()}
     verdicts = "; ".join(f"{goal['goal']}: {goal['value']} {_word(goal['reached'])}" for goal in result["goals"])
     print(f"{name:10} {broker:9} {seconds:4} s  {result['events_per_s']:>9,.0f} events/s  {verdicts}", flush=True)
     return result
@@ -105,6 +105,18 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.communicate(timeout=_STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str | None:
+    """Of the code that was measured; with a plus where files were changed since."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
 
 
 def _word(reached: bool | None) -> str:

@@ -78,7 +78,7 @@ class Race:
             "rounds": len(ratios),
             "events_per_s": round(median(ours)),
             "copy_rows_per_s": round(median(copied)),
-            "ratio": round(median(ours) / median(copied), 3),
+            "ratio": round(median(ratios), 3),
             "spread": {
                 "events_per_s": spread(ours),
                 "copy_rows_per_s": spread(copied),

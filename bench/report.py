@@ -20,7 +20,8 @@ Made by `make bench` on {at}, in {minutes} minutes; the same figures and more ar
 {machine}
 
 Every comparison is made side by side in one run, its contenders in turn; figures are medians of the rounds, lowest and highest
-in brackets. Penstock runs with its shipped settings, its ledger on. After each round rows and checksums were compared.
+in brackets. Penstock runs with its shipped settings, its ledger on (there is no fence yet). After each round rows and checksums
+were compared.
 """
 
 
@@ -62,11 +63,14 @@ def _machine(results: _Results) -> str:
     one, brokers = results[0], sorted({result["versions"]["broker"] for result in results})
     versions = {name: version for name, version in one["versions"].items() if name != "broker"}
     loads = [result["load_at_start"] for result in results]
+    times = [result.get("at", "")[:16].replace("T", " ") for result in results]
     return (
         f"{one['cores']} cores for service, broker, worker and PostgreSQL together; "
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {', '.join(brokers)}. "
         f"fsync {one['fsync']}, synchronous_commit {one['synchronous_commit']}, full_page_writes {one['full_page_writes']}. "
-        f"Load of the machine before each bench: {min(loads)} to {max(loads)} (of the bench before it, too)."
+        f"Load of the machine before each bench: {min(loads)} to {max(loads)} (of the bench before it, too). "
+        f"Measured at the commits {', '.join(sorted({str(result.get('commit')) for result in results}))}, between "
+        f"{min(times)} and {max(times)} UTC."
     )
 
 
@@ -119,7 +123,13 @@ def _publish(results: _Results) -> str:
         if result["name"] == "publish"
         for mode, figures in result["modes"].items()
     ]
-    return table(["`publish()`, 4 threads", "median, us", "99 %, us", "events/s"], rows) if rows else ""
+    return f"{_PUBLISH}\n\n{table(['mode', 'median, us', '99 %, us', 'events/s'], rows)}" if rows else ""
+
+
+_PUBLISH = """\
+Four threads of a service take turns in publishing bursts of 25 whole records, 4,000 events a second in all, which is why the
+rate of these modes is no capability; "saturated" is all four without a pause, each in the others' way. "Away" is a broker that
+was stopped. A journal runs as shipped, without fsync."""
 
 
 def _latency(results: _Results) -> str:

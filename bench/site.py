@@ -31,6 +31,8 @@ from tests.servers.rabbitmq import RabbitServer, find_program
 __all__ = ["BROKERS", "RoundVoid", "Site", "describe", "site"]
 
 BROKERS = ("redis", "rabbitmq")
+#: Those whose version a figure may depend on.
+_LIBRARIES = ("penstock", "celery", "kombu", "redis", "hiredis", "amqp", "psycopg", "pydantic", "msgspec")
 
 
 class RoundVoid(Exception):  # noqa: N818  # it is a finding
@@ -137,7 +139,7 @@ def describe(place: Site) -> dict[str, Any]:
             "python": platform.python_version(),
             "postgresql": place.value("SHOW server_version"),
             "broker": _broker_version(place),
-            **{name: version(name) for name in ("penstock", "celery", "kombu", "psycopg", "pydantic")},
+            **{name: version(name) for name in _LIBRARIES},
         },
         "cores": os.cpu_count(),
         "load_at_start": place.load_at_start,

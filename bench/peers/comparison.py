@@ -249,9 +249,11 @@ class _Contender:
                 else:
                     began = until(self._has_rows, [process], "took nothing")
             with self._place.phases.of(self._name):
-                # A service ends by itself; whether it stored all is seen by the checksum.
+                # As with Penstock, the database is not looked at before the queue is empty. A service ends by itself;
+                # whether it stored all is seen by the checksum.
                 if self._peer.queue:
-                    until(self._has_all_rows, [process], "does not come to the end", poll_s=_LOOK_S)
+                    until(lambda: client.llen(self._peer.queue) == 0, [process], "does not come to the end")
+                    until(self._has_all_rows, [process], "does not come to the end")
                 else:
                     until(lambda: self._has_all_rows() or not process.is_running, [], "does not come to the end", _LOOK_S)
             return time.perf_counter() - began

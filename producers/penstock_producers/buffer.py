@@ -122,7 +122,7 @@ class Buffer:
         if self._options.policy != "raise":
             return [self.accept(event) for event in events]
         size = sum(map(len, events))
-        while not self.held.has_room(size, len(events)) and self._make_room():
+        while self.held.count and not self.held.has_room(size, len(events)) and self._make_room():
             pass
         with self.lock:
             if not self.held.has_room(size, len(events)):
@@ -316,7 +316,7 @@ class Buffer:
 
     def move_to_spool(self) -> bool:
         """See `Moves.move`."""
-        return self._moves is not None and self._moves.move()
+        return self._moves is not None and bool(self._moves.move())
 
     def await_moves(self, timeout_s: float) -> bool:
         """See `Moves.await_all`."""

@@ -29,7 +29,8 @@ class Doorway:
                 doorway.entrant = None
 
     It is a hint and guards nothing: where an exception, of a signal handler, leaves an entrant behind, or where two come in at
-    the same moment, the next one loses a millisecond and goes on to the lock.
+    the same moment, the next one loses a millisecond and goes on to the lock. Beside threads that keep the interpreter it
+    loses some of their turns.
     """
 
     __slots__ = ("_lock", "entrant")
@@ -39,7 +40,7 @@ class Doorway:
         self.entrant: object = None
 
     def give_way(self) -> None:
-        """Let the entrant come to its end, unless it is this thread itself: interrupted, by a signal handler that publishes."""
+        """Let the entrant come to its end, unless it is this thread itself, interrupted under the lock by a signal handler."""
         if is_owned(self._lock):
             return
         for _ in range(_PAUSES):

@@ -53,12 +53,13 @@ class Moves:
         return any(move.thread == threading.get_ident() for move in self._held.moving)
 
     def make_room(self) -> bool:
-        """Move some, or wait until others have; False when there is nothing to move, or the disk refuses or hangs."""
-        return self.move(_PATIENCE_S) or self._await_others()
+        """Move some, or wait until others have; False when the disk refuses or hangs. There may be less room again already."""
+        is_moved = self.move(_PATIENCE_S)
+        return is_moved or self._await_others(is_idle=is_moved is None)
 
-    def move(self, patience_s: float | None = None) -> bool:
+    def move(self, patience_s: float | None = None) -> bool | None:
         """
-        Move the oldest events, up to a thousand. False when there are none, or the disk refuses.
+        Move the oldest events, up to a thousand. None when there are none to move, False when the disk refuses.
 
         Args:
             patience_s: See `Spool.append`.
@@ -68,7 +69,7 @@ class Moves:
         try:
             with held.lock:
                 if not self._begin(move):
-                    return False
+                    return False if self.is_mine else None
             rows = [(seq, event) for seq, event, _ in move.events]
             is_moved = self._spool.append(rows, move.events[0][2], patience_s)
             with held.lock:
@@ -85,13 +86,17 @@ class Moves:
             self._tell(move.lost, CLOSE_DEADLINE)
         return is_moved
 
-    def _await_others(self) -> bool:
-        """Wait until others have moved what there was to move; False when nobody does, or their disk hangs."""
+    def _await_others(self, *, is_idle: bool) -> bool:
+        """
+        Wait until others have moved what there was to move; False when their disk hangs.
+
+        Nobody does it: then they have done so meanwhile where there was nothing to move (`is_idle`), else the disk has refused.
+        """
         held = self._held
         with held.lock:
             others = [move for move in held.moving if move.thread != threading.get_ident()]
             if not others:
-                return False
+                return is_idle
             left_s = others[0].begun_at + _PATIENCE_S - self._now()
             return held.progress.wait_for(lambda: others[0] not in held.moving, max(0.0, left_s))
 

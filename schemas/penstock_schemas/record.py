@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticSerializationError
@@ -58,9 +58,10 @@ class Record(BaseModel):
         Raises:
             RecordError: A value cannot be stored in PostgreSQL: a NUL character, a lone surrogate, NaN or infinity in JSON.
         """
-        values, whole_json = self.__dict__, self.__whole_json__
+        values, whole_json, fields_set = self.__dict__, self.__whole_json__, self.__pydantic_fields_set__
         try:
-            if whole_json is not None and len(self.__pydantic_fields_set__) == len(values):
+            # Not by number alone: a field that was deleted stays among those that were set.
+            if whole_json is not None and len(fields_set) == len(values) and fields_set.issuperset(values):
                 payload = whole_json(values, exclude_unset=True)
             else:
                 payload = self.__pydantic_serializer__.to_json(self, exclude_unset=True)
@@ -191,4 +192,5 @@ def _check_kinds(declaration: Declaration, columns: tuple[Column, ...]) -> None:
 
 
 def _is_plain_enum(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not issubclass(annotation, (str, int))
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return isinstance(bare, type) and issubclass(bare, enum.Enum) and not issubclass(bare, (str, int))

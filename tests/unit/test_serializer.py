@@ -83,6 +83,13 @@ def with_a_field_deleted() -> Plain:
     return record
 
 
+def with_a_field_deleted_and_another_not_set() -> Plain:
+    """As many as were set are there, but not those."""
+    record = Plain(**WHOLE.model_dump(exclude={"number"}))
+    del record.share
+    return record
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -94,6 +101,7 @@ def with_a_field_deleted() -> Plain:
         Plain.model_construct(text="x", share=1),
         with_cached_property(),
         with_a_field_deleted(),
+        with_a_field_deleted_and_another_not_set(),
         TranslationTask(task_id="a", session_id="b"),
     ],
 )

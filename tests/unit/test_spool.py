@@ -14,7 +14,9 @@ from uuid import UUID
 import pytest
 
 from penstock_producers import BufferFull, Producer, TransportError
+from penstock_producers import moves as moves_module
 from penstock_producers.buffer import Buffer
+from penstock_producers.moves import Moves
 from penstock_producers.spool import folder
 from penstock_producers.spool import spool as spool_module
 from penstock_producers.spool.drain import drain
@@ -601,7 +603,28 @@ def test_a_forked_child_leaves_its_parents_spool_alone() -> None:
     assert len(transport.events()) == 425
 
 
-def test_forks_while_threads_spool_do_not_deadlock() -> None:
+def test_room_that_another_thread_took_meanwhile_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds nothing to move, for another has moved it, and no room, for that one has filled it again, moves in turn."""
+    with away_producer(max_events=5) as producer:
+        move, moved = Moves.move, []
+
+        def as_the_other(moves: Moves, patience_s: float | None = None) -> bool | None:
+            if moved:
+                return move(moves, patience_s)
+            moved.append(move(moves, patience_s))
+            for _ in range(5):
+                producer.publish(PAIR)
+            return None
+
+        for _ in range(5):
+            producer.publish(PAIR)
+        monkeypatch.setattr(Moves, "move", as_the_other)
+        producer.publish(PAIR)
+        assert (moved, producer.status().dropped, producer.status().pending_writes) == ([True], {}, 11)
+
+
+def test_forks_while_threads_spool_do_not_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves_module, "_PATIENCE_S", 60.0)  # however busy the disk is, nothing is dropped for that
     with away_producer(max_events=50, exit_deadline_s=0) as producer:
         stop = threading.Event()
 

@@ -30,7 +30,8 @@ __all__ = ["QueueLook", "find_message", "look_at_queue", "workers_stats"]
 #: Seconds that workers have to answer: all of them, where their number is not known, and so many as there are at most.
 ANSWER_S, ANSWER_ALL_S = 1.0, 5.0
 _SOCKET_TIMEOUT_S = 10
-#: Ranges of one epoch that are kept before they are joined.
+#: Ranges of one epoch that are kept before they are joined, at least: where gaps keep most of them apart, twice as many as that
+#: left, so that it is seldom done.
 _LOOSE_RANGES = 1_000
 
 
@@ -54,6 +55,7 @@ class QueueLook:
     events: dict[UUID, list[SeqRange]] = field(default_factory=dict)
     producers: dict[UUID, str] = field(default_factory=dict)
     high_water: dict[UUID, int] = field(default_factory=dict)
+    _joined_at: dict[UUID, int] = field(default_factory=dict)
 
     @property
     def may_hide_events(self) -> bool:
@@ -67,8 +69,9 @@ class QueueLook:
         self.high_water[seen.epoch] = max(self.high_water.get(seen.epoch, 0), seen.seq + seen.count)
         if seen.count:
             ranges.append((seen.seq, seen.seq + seen.count - 1))
-        if len(ranges) >= _LOOSE_RANGES:
-            self.events[seen.epoch] = seq_ranges.join(ranges)
+        if len(ranges) >= self._joined_at.get(seen.epoch, _LOOSE_RANGES):
+            self.events[seen.epoch] = joined = seq_ranges.join(ranges)
+            self._joined_at[seen.epoch] = max(_LOOSE_RANGES, 2 * len(joined))
 
 
 def look_at_queue(settings: Settings) -> QueueLook:
