@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 import redis
+from amqp.exceptions import PreconditionFailed
 from kombu.asynchronous.hub import Hub
 from kombu.connection import Connection
 
@@ -102,6 +103,11 @@ def opened(delivery: Delivery) -> Message:
 
 def numbers(deliveries: Sequence[Delivery]) -> list[int]:
     return [opened(delivery).headers["seq"] for delivery in deliveries]
+
+
+def source_of(loop: Loop) -> AmqpSource:
+    assert isinstance(loop.source, AmqpSource)
+    return loop.source
 
 
 # -- both brokers --------------------------------------------------------------------------------------------------------------
@@ -283,7 +289,7 @@ def test_a_full_server_is_drained(valkey_url: str, client: redis.Redis) -> None:
 
 
 def test_a_pop_that_meets_long_messages_ends_soon(valkey_url: str, client: redis.Redis) -> None:
-    """How many are taken together follows from the largest so far: few of those that are larger come too many."""
+    """How many are taken together follows from the largest so far; what is over the bytes goes back in its order."""
     publish(valkey_url, 20)
     publish(valkey_url, 40, first=20, size=1024 * 1024)
     loop = Loop(valkey_url)
@@ -291,13 +297,40 @@ def test_a_pop_that_meets_long_messages_ends_soon(valkey_url: str, client: redis
     try:
         loop.start()
         loop.until(lambda: loop.deliveries)
-        assert 20 < len(loop.deliveries) < 20 + 4 + 16
+        assert 20 < len(loop.deliveries) <= 20 + 4
         loop.room = 60
         loop.source.wake()
         loop.until(lambda: len(loop.deliveries) == 60)
         assert numbers(loop.deliveries) == list(range(60))
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("name", ["leases", "leased", "redelivered"])
+def test_a_key_of_another_type_loses_no_message(name: str, valkey_url: str, client: redis.Redis) -> None:
+    publish(valkey_url, 20)
+    client.lpush(f"{QUEUE}:{name}", "not ours")
+    source = RedisSource(Settings(broker_url=valkey_url), Hub().timer, owner="a")
+    try:
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            source._pop()
+    finally:
+        source.close()
+    assert client.llen(QUEUE) == 20
+
+
+def test_what_may_not_be_leased_goes_back(valkey_url: str, client: redis.Redis) -> None:
+    publish(valkey_url, 20)
+    before = client.lrange(QUEUE, 0, -1)
+    client.acl_setuser("narrow", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-zadd"])
+    source = RedisSource(Settings(broker_url=valkey_url.replace("redis://", "redis://narrow:x@")), Hub().timer, owner="a")
+    try:
+        with pytest.raises(redis.ResponseError):
+            source._pop()
+        assert (client.lrange(QUEUE, 0, -1), client.hlen(f"{QUEUE}:leased")) == (before, 0)
+    finally:
+        source.close()
+        client.acl_deluser("narrow")
 
 
 def test_equal_messages_are_each_delivered(valkey_url: str, client: redis.Redis) -> None:
@@ -332,6 +365,23 @@ def test_what_rabbitmq_dead_lettered_is_consumed_too(rabbitmq_url: str) -> None:
         deliveries = loop.receive(1)
         assert numbers(deliveries) == [3]
         loop.source.ack(deliveries)
+
+
+@pytest.mark.rabbitmq
+def test_a_channel_that_the_broker_closes_takes_its_tags_along(rabbitmq_url: str) -> None:
+    with looping(rabbitmq_url) as loop:
+        publish(rabbitmq_url, 10)
+        old = loop.receive(10)
+        source_of(loop)._channel.basic_ack(999)
+        with pytest.raises(PreconditionFailed):
+            loop.until(lambda: False)
+        loop.start()
+        again = loop.receive(10)
+        loop.source.ack(old)
+        loop.source.close()
+        loop.start()
+        assert sorted(numbers(loop.receive(10))) == list(range(10))
+        assert len(again) == 10
 
 
 @pytest.mark.rabbitmq

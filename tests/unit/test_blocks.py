@@ -400,6 +400,24 @@ def why(decoded: Decoded) -> list[str]:
     return [f"{refused.event_id} {refused.verdict}" for refused in decoded.refused]
 
 
+def test_a_heartbeat_and_an_odd_message_leave_the_others_together() -> None:
+    """Read again in parts, and not one by one."""
+    reads: list[int] = []
+
+    class Counted(BlockReader):
+        def _read(self, opened: Any) -> Any:
+            reads.append(len(opened))
+            return super()._read(opened)
+
+    usual = [message(thing(name=f'"{number}"')) for number in range(99)]
+    reader = Counted(VALIDATORS)
+    assert [len(block) for block in decode([*usual, message()], VALIDATORS, reader).blocks] == [99]
+    assert reads == [99], "a message without events is not opened"
+    odd = message(thing(uid='"urn:uuid:0c7b1a52-6a1e-4f5c-9d55-1f0a6c1d2e01"'))
+    assert [len(block) for block in decode([*usual, odd], VALIDATORS, reader).blocks] == [99]
+    assert len(reads) < 30
+
+
 def cloudevent(**change: Any) -> dict[str, Any]:
     head = {"specversion": "1.0", "id": "1", "source": "//foreign", "type": "lab.thing", "time": "2026-11-01T00:00:00.000007Z"}
     return head | {"data": {column.name: None for column in COLUMNS} | {"name": "n"}} | change

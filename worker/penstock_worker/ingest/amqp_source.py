@@ -122,6 +122,8 @@ class AmqpSource:
         self._connection.on_usual = self._on_delivery
         self._channel = self._connection.channel()
         self._channel.auto_decode = False
+        # After the broker closes a channel py-amqp opens it again, and tags begin anew there: ours would name others then.
+        self._channel._do_revive = self._connection.collect  # noqa: SLF001  # what py-amqp does not offer
         self._window = AckWindow()
         self._tags_before = self._last_tag
         for name, arguments in queues(self._settings.queue).items():
@@ -182,6 +184,7 @@ class AmqpSource:
         if not self._is_open:
             return None
         declared = self._channel.queue_declare(self._settings.queue, passive=True)
+        self._look_again()
         return int(declared.message_count)
 
     def stop(self) -> None:
@@ -281,6 +284,11 @@ class AmqpSource:
             for consumer in self._consumers:
                 self._channel.basic_cancel(consumer)
             self._consumers = [self._consume(name) for name in queues(settings.queue)]
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """After a wait for an answer, behind which messages may have been read that make no socket readable."""
+        self._hub.call_soon(self._on_readable)
 
     def _on_message(self, message: Any) -> None:
         """A message that came through py-amqp."""

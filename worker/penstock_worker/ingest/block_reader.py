@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from math import isqrt
 from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
@@ -39,7 +40,7 @@ class _Untyped(msgspec.Struct, tag_field="type", tag=""):
 
 
 class _Opened(NamedTuple):
-    """A message whose values have not been looked at yet; `head` is an envelope of ours, None for CloudEvents."""
+    """A message with events, whose values have not been looked at yet; `head` is None for CloudEvents."""
 
     message: Message
     head: Any
@@ -60,31 +61,36 @@ class BlockReader:
 
     def read(self, messages: Iterable[Message]) -> tuple[list[Envelope], list[Block]]:
         """The blocks of messages, and the envelopes of those of which nothing wants a closer look; only these are in them."""
-        opened = [each for message in messages if (each := self._open(message))]
-        try:
-            return self._read(opened)
-        except _ODD:
-            alone = [found for message in opened if (found := self._read_alone(message))]
-        envelopes = [envelope for found, _ in alone for envelope in found]
-        return envelopes, joined(block for _, blocks in alone for block in blocks)
+        parts = self._read_parts([each for message in messages if (each := self._open(message))])
+        if len(parts) == 1:
+            return parts[0]
+        return [envelope for found, _ in parts for envelope in found], joined(block for _, blocks in parts for block in blocks)
 
-    def _read_alone(self, message: _Opened) -> tuple[list[Envelope], list[Block]] | None:
+    def _read_parts(self, opened: Sequence[_Opened]) -> list[tuple[list[Envelope], list[Block]]]:
+        """All together, or around what is odd: in ever smaller parts, so that it costs the others a second reading at most."""
         try:
-            return self._read([message])
+            return [self._read(opened)]
         except _ODD:
-            return None
+            step = isqrt(len(opened))
+        if len(opened) == 1:
+            return []
+        places = range(0, len(opened), step)
+        return [part for place in places for part in self._read_parts(opened[place : place + step])]
 
     def _open(self, message: Message) -> _Opened | None:
-        body = message.body
+        """None where there is nothing in it, or it is odd at first sight."""
+        head: Any = None
         try:
             if not is_cloudevents(message):
-                content: Any = self._envelopes.decode(body)
-                return _Opened(message, content, content.events)
-            return _Opened(
-                message, None, self._cloudevents.decode(body) if is_batch(message) else [self._cloudevent.decode(body)]
-            )
+                head = self._envelopes.decode(message.body)
+                events = head.events
+            elif is_batch(message):
+                events = self._cloudevents.decode(message.body)
+            else:
+                events = [self._cloudevent.decode(message.body)]
         except _ODD:
             return None
+        return _Opened(message, head, events) if events else None
 
     def _read(self, opened: Iterable[_Opened]) -> tuple[list[Envelope], list[Block]]:
         """All in one go: what is done for a message alone costs more than what is done for an event among many."""
@@ -103,8 +109,8 @@ class BlockReader:
 
 def _add_own(rows: Rows, message: Message, head: Any, events: Sequence[Any]) -> Envelope:
     count, seq = len(events), head.seq
-    if not 0 < count <= MAX_EVENTS_PER_MESSAGE or seq + count > MAX_SEQ + 1:
-        raise Odd("no events, or too many")
+    if count > MAX_EVENTS_PER_MESSAGE or seq + count > MAX_SEQ + 1:
+        raise Odd("too many events")
     envelope = envelope_of(message, asdict(head), count)
     prefix = event_id_prefix(head.epoch)
     rows.events += events
@@ -114,8 +120,6 @@ def _add_own(rows: Rows, message: Message, head: Any, events: Sequence[Any]) -> 
 
 
 def _add_foreign(rows: Rows, message: Message, events: Sequence[Any]) -> Envelope:
-    if not events:
-        raise Odd("no events")
     envelope = Envelope(message, events[0].source, count=len(events))
     rows.events += events
     rows.envelopes += [envelope] * len(events)

@@ -13,19 +13,30 @@ __all__ = ["SCRIPTS"]
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) "
 
 # ARGV messages, bytes, tag prefix, lease in ms. Returns {message, redeliveries, ...}.
-# Some at a time: a call costs more than what it does for a message. How many follows from the largest so far, so that bytes are
-# overshot by few messages even where short ones are followed by long ones.
+# Some at a time: a call costs more than what it does for a message. What is over the bytes goes back, so that they are overshot
+# by one message only. A command that fails does not undo what was done before it: so the keys are looked at first, by commands
+# that need no memory, and what cannot be leased goes back.
 _POP = (
     _NOW
     + """
+redis.call('ZREM', KEYS[2], '')
+redis.call('HDEL', KEYS[3], '')
+redis.call('HDEL', KEYS[4], '')
 local most, room, has_suspects = tonumber(ARGV[1]), tonumber(ARGV[2]), redis.call('EXISTS', KEYS[4]) == 1
 local out, leased, leases, largest = {}, {}, {}, nil
-while #leases / 2 < most and room > 0 do
-    local count = largest and math.min(16, most - #leases / 2, math.max(1, math.floor(room / largest))) or 1
+local function give_back(messages, first)
+    for place = #messages, first, -1 do redis.call('RPUSH', KEYS[1], messages[place]) end
+end
+while #out / 2 < most and room > 0 do
+    local count = largest and math.min(16, most - #out / 2, math.max(1, math.floor(room / largest))) or 1
     local messages = redis.call('RPOP', KEYS[1], count)
     if not messages then break end
-    for _, message in ipairs(messages) do
-        local tag = ARGV[3] .. #leases / 2 + 1
+    for place, message in ipairs(messages) do
+        if room <= 0 then
+            give_back(messages, place)
+            break
+        end
+        local tag = ARGV[3] .. #out / 2 + 1
         leased[#leased + 1], leased[#leased + 2] = tag, message
         leases[#leases + 1], leases[#leases + 2] = now + ARGV[4], tag
         local times = has_suspects and redis.call('HGET', KEYS[4], redis.sha1hex(message))
@@ -33,9 +44,16 @@ while #leases / 2 < most and room > 0 do
         room, largest = room - #message, math.max(largest or 1, #message)
     end
 end
-if #leases > 0 then
-    redis.call('HSET', KEYS[3], unpack(leased))
-    redis.call('ZADD', KEYS[2], unpack(leases))
+if #out > 0 then
+    local done = redis.pcall('HSET', KEYS[3], unpack(leased))
+    if type(done) ~= 'table' then done = redis.pcall('ZADD', KEYS[2], unpack(leases)) end
+    if type(done) == 'table' then
+        local messages = {}
+        for place = 1, #out, 2 do messages[#messages + 1] = out[place] end
+        give_back(messages, 1)
+        for place = 1, #leased, 2 do redis.call('HDEL', KEYS[3], leased[place]) end
+        return done
+    end
 end
 return out
 """

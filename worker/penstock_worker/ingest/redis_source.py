@@ -41,7 +41,7 @@ POP_MESSAGES = 1_000
 POP_BYTES = 4 * 1024 * 1024
 #: Seconds between two pops of a full queue. Not 0: the loop would do ten of them at once, and then sleep for a second unless a
 #: pipe or a socket woke it (kombu's `fire_timers`); so it serves those in between, and the children get their batches.
-TURN_S = 0.0002
+TURN_S = 0.001
 #: Seconds between two looks at an empty queue: at least and at most, and between these a part of the silence so far. So events
 #: that come every 50 ms wait for 5 ms at most, and a silent queue is looked at twenty times a second.
 IDLE_S = (0.001, 0.05)
