@@ -53,14 +53,15 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> int:
     from bench.report import write_report  # draws charts, which takes the extra [bench]
 
     file = arguments.folder / "results.json"
-    before = json.loads(file.read_text())["results"] if arguments.only and file.exists() else []
+    before = json.loads(file.read_text()) if arguments.only and file.exists() else {"results": []}
     began = time.monotonic()
     measured = [_measured(name, broker, arguments) for name, broker in plan(chosen)]
-    results = [*(result for result in before if result["name"] not in chosen), *measured]
+    results = [*(result for result in before["results"] if result["name"] not in chosen), *measured]
     order = {pair: place for place, pair in enumerate(plan(names))}
     results.sort(key=lambda result: order.get((result["name"], result["broker"]), len(order)))
     minutes = round((time.monotonic() - began) / 60, 1)
-    told = {"at": _now(), "minutes": minutes, "results": results}
+    # Of the whole run, where a part of it is measured anew: each result says itself when it was measured.
+    told = {"at": _now(), "minutes": minutes} | before | {"results": results}
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(told, indent=1) + "\n")
     write_report(told, arguments.folder)
