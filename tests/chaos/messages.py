@@ -19,8 +19,6 @@ from tests.producing import eventually
 __all__ = ["Messages"]
 
 _LEASED = f"{QUEUE}:leased"
-#: Seconds without a message after which a queue has given all it had.
-_QUIET_S = 1.0
 
 
 class Messages:
@@ -106,31 +104,21 @@ class Messages:
         # A worker's end is noticed a moment later, and what it had comes back with it.
         eventually(lambda: self._declared().consumer_count == 0, within_s=240)
         taken: list[Any] = []
-        consumer = self._channel.basic_consume(QUEUE, callback=taken.append)
 
         def is_empty() -> bool:
-            # What is taken is acknowledged at once: a quorum queue hands out no more than 2,000 messages that are not.
-            before = len(taken)
-            self._drain_until_quiet()
-            if len(taken) > before:
-                self._channel.basic_ack(0, multiple=True)
+            # One by one: after cut connections a quorum queue of RabbitMQ 3.10 was seen to keep messages from its one consumer.
+            while message := self._channel.basic_get(QUEUE):
+                taken.append(message)
+                self._channel.basic_ack(message.delivery_tag)
             return not self._declared().message_count
 
         eventually(is_empty, within_s=240)
-        self._channel.basic_cancel(consumer)
         if how == "delete":
             self._channel.queue_delete(QUEUE)
         return _told_in([(message.headers, message.body) for message in taken])
 
     def _declared(self) -> Any:
         return self._channel.queue_declare(QUEUE, passive=True)
-
-    def _drain_until_quiet(self) -> None:
-        try:
-            while True:
-                self._connection.drain_events(timeout=_QUIET_S)
-        except TimeoutError:
-            return
 
 
 def _told_in(messages: Sequence[tuple[dict[str, Any], bytes | str]]) -> tuple[list[Key], list[Key]]:
