@@ -74,7 +74,7 @@ class Broker:
 
     def close_connections(self) -> int:
         if isinstance(self.server, RabbitServer):
-            return self.server.close_connections()
+            return len(self.server.close_connections())
         with redis.Redis.from_url(self.url) as client:
             return client.client_kill_filter(_type="normal", skipme=True)
 
