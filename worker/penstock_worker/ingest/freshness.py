@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Freshness"]
@@ -20,13 +21,10 @@ class Freshness:
     """
 
     _pause: int = 0
-    _left: int = 0
-    _is_over: bool = False
+    _left: float = 0
 
     def is_likely(self) -> bool:
         """Whether to guess that the rows of this batch are new; call it once a batch."""
-        if self._is_over:
-            return False
         if self._left:
             self._left -= 1
             return False
@@ -39,4 +37,4 @@ class Freshness:
 
     def give_up(self) -> None:
         """Never guess again: this table does not take rows in that way."""
-        self._is_over = True
+        self._left = math.inf

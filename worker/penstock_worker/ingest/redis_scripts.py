@@ -24,16 +24,13 @@ redis.call('HDEL', KEYS[3], '')
 redis.call('HDEL', KEYS[4], '')
 local most, room, has_suspects = tonumber(ARGV[1]), tonumber(ARGV[2]), redis.call('EXISTS', KEYS[4]) == 1
 local out, leased, leases, largest = {}, {}, {}, nil
-local function give_back(messages, first)
-    for place = #messages, first, -1 do redis.call('RPUSH', KEYS[1], messages[place]) end
-end
 while #out / 2 < most and room > 0 do
     local count = largest and math.min(16, most - #out / 2, math.max(1, math.floor(room / largest))) or 1
     local messages = redis.call('RPOP', KEYS[1], count)
     if not messages then break end
     for place, message in ipairs(messages) do
         if room <= 0 then
-            give_back(messages, place)
+            for last = #messages, place, -1 do redis.call('RPUSH', KEYS[1], messages[last]) end
             break
         end
         local tag = ARGV[3] .. #out / 2 + 1
@@ -48,10 +45,10 @@ if #out > 0 then
     local done = redis.pcall('HSET', KEYS[3], unpack(leased))
     if type(done) ~= 'table' then done = redis.pcall('ZADD', KEYS[2], unpack(leases)) end
     if type(done) == 'table' then
-        local messages = {}
-        for place = 1, #out, 2 do messages[#messages + 1] = out[place] end
-        give_back(messages, 1)
-        for place = 1, #leased, 2 do redis.call('HDEL', KEYS[3], leased[place]) end
+        for place = #leased, 2, -2 do
+            redis.call('RPUSH', KEYS[1], leased[place])
+            redis.call('HDEL', KEYS[3], leased[place - 1])
+        end
         return done
     end
 end

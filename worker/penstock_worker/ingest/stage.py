@@ -155,7 +155,7 @@ class Stage:
         versions = list(map(str, block.versions))
         nulls = [NULL] * len(block)
         columns: list[Iterable[str]] = [block.texts.get(name, nulls) for name in self._names]
-        stamps = nulls if block.is_full else self._stamps_of(block)
+        stamps = None if block.is_full else self._stamps_of(block)
         lines = join_columns([*columns, *self._bookkeeping(versions, block.ids, stamps)])
         return zip(block.keys, lines, strict=True)
 
