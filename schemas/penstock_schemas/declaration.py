@@ -88,6 +88,8 @@ class Declaration:
         retention: How long rows are kept; None keeps them for ever.
         subject: The field that names the person a row is about.
         category: How sensitive the rows are.
+        content: What the rows hold, in the words of a privacy notice, such as "interaction history".
+        is_audit_log: Rows are kept when their person is erased; what may be kept so is a matter of law.
         indexes: Besides the key's. The parent's column is always indexed.
 
     Raises:
@@ -103,6 +105,8 @@ class Declaration:
     retention: timedelta | None
     subject: str | None
     category: Category
+    content: str | None
+    is_audit_log: bool
     indexes: tuple[Index, ...] = field(default=())
 
     def __init__(
@@ -117,6 +121,8 @@ class Declaration:
         retention: timedelta | None = None,
         subject: str | None = None,
         category: Category = "internal",
+        content: str | None = None,
+        is_audit_log: bool = False,
         indexes: Sequence[Index] = (),
     ) -> None:
         values = {
@@ -129,6 +135,8 @@ class Declaration:
             "retention": retention,
             "subject": subject,
             "category": category,
+            "content": content,
+            "is_audit_log": is_audit_log,
             "indexes": tuple(indexes),
         }
         for name, value in values.items():

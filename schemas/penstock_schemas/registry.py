@@ -15,6 +15,7 @@ __all__ = ["BUILTIN_MODULES", "Registry", "load_registry"]
 BUILTIN_MODULES = (
     "penstock_schemas.records.translation",
     "penstock_schemas.records.scheduler",
+    "penstock_schemas.records.orchestration",
     "penstock_schemas.records.guardian",
 )
 #: Entry-point group in which a package names its modules of record types.

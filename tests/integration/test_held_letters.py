@@ -14,7 +14,8 @@ from penstock_worker.ingest.message import RawMessage
 from penstock_worker.letters import held
 from penstock_worker.letters.replay import Replay
 from penstock_worker.letters.summary import Summary
-from penstock_worker.maintenance.held import HeldTask
+from penstock_worker.maintenance.job import run_job
+from penstock_worker.maintenance.jobs import all_jobs
 from penstock_worker.settings import Settings
 from penstock_worker.store.dead_letters import Letter
 from tests.replaying import VERSION, Office, event, without
@@ -36,7 +37,9 @@ def jobs(count: int, version: int = VERSION) -> list[bytes]:
 
 
 def run(office: Office, registry: Registry | None = None, **settings: Any) -> dict[str, Any]:
-    return HeldTask(office.settings.model_copy(update=settings), registry or load_registry()).run()
+    changed = office.settings.model_copy(update=settings)
+    done = run_job(all_jobs(changed)["held"], changed, registry or load_registry(), started_by="test")
+    return done.counts or {done.state: done.error}
 
 
 def pauses(office: Office) -> list[tuple[Any, ...]]:
@@ -315,7 +318,7 @@ def test_what_is_dead_stays(office: Office) -> None:
 def test_while_one_run_lasts_another_does_nothing(office: Office) -> None:
     office.write(*jobs(1))
     with office.open_writer().database.connection() as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [0x70656E68656C])
+        other.execute("SELECT pg_advisory_lock(%s, hashtext('held'))", [0x70656E6A])
         assert run(office) == {"skipped": "another run is under way"}
         other.execute("SELECT pg_advisory_unlock_all()")
     assert run(office)["stored"] == 1
@@ -323,14 +326,13 @@ def test_while_one_run_lasts_another_does_nothing(office: Office) -> None:
 
 def test_a_run_that_is_over_keeps_nobody_from_the_next(office: Office) -> None:
     """The lock is gone when it returns, not when the server has noticed the connection's end."""
-    task = HeldTask(office.settings, load_registry())
     for _ in range(50):
-        assert task.run() == {"letters": 0, "remaining": 0}
+        assert run(office) == {"letters": 0, "remaining": 0}
 
 
 def test_a_database_that_is_away_ends_the_run_in_order() -> None:
     settings = Settings(database_url="postgresql://nobody@127.0.0.1:1/none", connect_timeout_s=1)
-    assert set(HeldTask(settings, load_registry()).run()) == {"away"}
+    assert run_job(all_jobs(settings)["held"], settings, load_registry(), started_by="test").state == "away"
 
 
 def test_beat_sends_it(office: Office) -> None:
@@ -339,5 +341,5 @@ def test_beat_sends_it(office: Office) -> None:
 
     entry = app.conf.beat_schedule["held"]
 
-    assert entry == {"task": "penstock.replay_held", "schedule": 7.0, "options": {"expires": 7.0}}
-    assert app.tasks[entry["task"]]() == {"letters": 2, "remaining": 0, "stored": 2}
+    assert entry == {"task": "penstock.maintain.held", "schedule": 7.0, "options": {"expires": 7.0}}
+    assert app.tasks[entry["task"]]()["counts"] == {"letters": 2, "remaining": 0, "stored": 2}

@@ -252,8 +252,48 @@ class TestRegistry:
             "scheduler.pipeline",
             "scheduler.job",
             "scheduler.execution",
+            "orchestration.agent",
+            "orchestration.session",
+            "orchestration.task",
+            "orchestration.achievement",
+            "orchestration.audit_log",
+            "guardian.memory",
+            "guardian.dream_cycle",
+            "guardian.profile_snapshot",
+            "guardian.emotional_state",
+            "guardian.interaction",
+            "guardian.session",
+            "guardian.access_log",
             "guardian.metric",
         }
+
+    def test_what_a_type_says_of_privacy(self):
+        types = load_registry()
+        said = {
+            name: (
+                declaration.subject,
+                declaration.content,
+                declaration.category,
+                declaration.retention and declaration.retention.days,
+            )
+            for name, declaration in ((name, record.declaration) for name, record in types.items())
+            if declaration.content
+        }
+        assert said == {
+            "orchestration.audit_log": ("actor", "audit log", "internal", None),
+            "guardian.memory": ("user_id", "memory", "sensitive", 730),
+            "guardian.dream_cycle": ("user_id", "memory", "sensitive", 730),
+            "guardian.profile_snapshot": ("user_id", "profile data", "sensitive", 1095),
+            "guardian.emotional_state": ("user_id", "emotional state", "sensitive", 180),
+            "guardian.interaction": ("user_id", "interaction history", "internal", 90),
+            "guardian.session": ("user_id", "interaction history", "internal", 90),
+            "guardian.access_log": ("user_id", "audit log", "internal", 2555),
+            "guardian.metric": (None, "system", "internal", 365),
+        }
+        assert [name for name, record in types.items() if record.declaration.is_audit_log] == [
+            "guardian.access_log",
+            "orchestration.audit_log",
+        ]
 
     def test_modules_add_their_types(self):
         assert set(load_registry(["tests.records"])) - set(load_registry()) == set(REGISTRY)

@@ -1,8 +1,7 @@
-"""The task that sends what killed producers left in the spool folder of this machine."""
+"""The job that sends what killed producers left in the spool folder of this machine."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +11,6 @@ from penstock_producers.spool.listing import list_spools
 from penstock_worker.settings import Settings
 
 __all__ = ["adopt_spools"]
-
-logger = logging.getLogger(__name__)
 
 
 def adopt_spools(settings: Settings) -> dict[str, Any]:
@@ -27,6 +24,4 @@ def adopt_spools(settings: Settings) -> dict[str, Any]:
     # Usually there is nothing, and no connection is made.
     if not any(seen.state == "orphan" for seen in list_spools(root, destination)):
         return {"sent": 0, "left": 0}
-    done = drain(settings.broker, root, settings.adopt_time_limit_s, queue=settings.queue)
-    logger.info("%d events of killed producers sent, %d left", done.sent, done.left, extra={"action": "spool_drained"})
-    return asdict(done)
+    return asdict(drain(settings.broker, root, settings.adopt_time_limit_s, queue=settings.queue))

@@ -1,73 +1,36 @@
-"""The task that replays held letters once they can be stored."""
+"""The job that replays held letters once they can be stored."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import psycopg
-
-from penstock_schemas.registry import Registry
-from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest.write import Writer
 from penstock_worker.letters.held import HeldReplay
-from penstock_worker.settings import Settings
-from penstock_worker.store.connection import Connection, connect_with
+from penstock_worker.maintenance.job import Work
 
-__all__ = ["HeldTask"]
-
-logger = logging.getLogger(__name__)
-
-#: Held by the session that runs it; any fixed number that nobody else uses.
-_LOCK = 0x70656E68656C
+__all__ = ["HeldLetters"]
 
 
 @dataclass
-class HeldTask:
-    """What a pool child keeps between runs: the writer, whose validators take a while to build; its connection is closed."""
+class HeldLetters:
+    """What a process keeps between runs: the writer, whose validators take a while to build; its connection is closed."""
 
-    settings: Settings
-    registry: Registry
+    _writer: Writer | None = None
 
-    @cached_property
-    def _writer(self) -> Writer:
-        return Writer.of(self.settings, self.registry)
-
-    def run(self) -> dict[str, Any]:
+    def replay(self, work: Work) -> dict[str, Any]:
         """
-        Replay held letters, a bounded number of them. Safe to run twice; while one run lasts, a second one does nothing.
+        Replay held letters, at most `held_letters_per_run`. Safe to run twice.
 
         Returns:
-            Letters, and events by outcome; or why nothing could be done.
+            Letters, and events by outcome.
+
+        Raises:
+            DatabaseAway: The next run does it.
         """
+        if self._writer is None:
+            self._writer = Writer.of(work.settings, work.registry)
         try:
-            with connect_with(self.settings)() as connection, _alone(connection) as is_alone:
-                if not is_alone:
-                    return {"skipped": "another run is under way"}
-                done = HeldReplay(connection, self._writer, self.settings).run()
-        except (DatabaseAway, psycopg.OperationalError) as exc:
-            logger.warning("held letters are replayed at the next run, the database is away: %s", exc)
-            return {"away": str(exc)}
+            return HeldReplay(work.connection, self._writer, work.settings).run()
         finally:
             self._writer.database.close()
-        if done["letters"]:
-            logger.info("held letters replayed: %s", done, extra={"action": "held_replayed", **done})
-        return done
-
-
-@contextmanager
-def _alone(connection: Connection) -> Iterator[bool]:
-    """Whether no other run is under way; none begins until this ends."""
-    if connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone() != (True,):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        # The server would do it at the connection's end, a moment after it: the next run may be sooner.
-        with suppress(psycopg.Error):
-            connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])

@@ -1,5 +1,5 @@
 """
-Every table as SQLAlchemy data: Penstock's own and one per record type, in ONE MetaData, so that parents may be foreign.
+Every table as SQLAlchemy data: one per record type beside Penstock's own, in ONE MetaData, so that parents may be foreign.
 
 Only Alembic reads these; the upsert is generated from the record types themselves.
 
@@ -28,11 +28,9 @@ from penstock_schemas.column import Column, Kind
 from penstock_schemas.declaration import Index
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
+from penstock_worker.store.own_tables import OWN_SCHEMA, add_own_tables
 
 __all__ = ["OWN_SCHEMA", "bookkeeping_columns", "metadata_for", "sql_type"]
-
-#: The PostgreSQL schema of Penstock's own tables.
-OWN_SCHEMA = "penstock"
 
 _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     Kind.TEXT: sa.Text(),
@@ -51,7 +49,7 @@ _NOW = sa.text("now()")
 def metadata_for(registry: Registry) -> sa.MetaData:
     """All tables; parents come before their children in `sorted_tables`."""
     metadata = sa.MetaData()
-    _own_tables(metadata)
+    add_own_tables(metadata)
     for record in registry.values():
         _record_table(metadata, registry, record)
     return metadata
@@ -140,74 +138,3 @@ def _name(*parts: str) -> str:
     """A stable name of at most 63 characters, more than which PostgreSQL would cut, and two names become one."""
     name = "_".join(parts)
     return name if len(name) <= 63 else f"{name[:54]}_{zlib.crc32(name.encode()):08x}"
-
-
-def _own_tables(metadata: sa.MetaData) -> None:
-    def table(name: str, *parts: sa.schema.SchemaItem) -> None:
-        sa.Table(name, metadata, *parts, schema=OWN_SCHEMA)
-
-    def column(name: str, kind: sa.types.TypeEngine[Any], *, null: bool = False, now: bool = False) -> sa.Column[Any]:
-        return sa.Column(name, kind, nullable=null, server_default=_NOW if now else None)
-
-    text, big, uuid, time = sa.Text(), sa.BigInteger(), sa.Uuid(), sa.TIMESTAMP(timezone=True)
-    table(
-        "ledger",
-        column("epoch", uuid),
-        column("seqs", postgresql.INT8RANGE()),
-        column("outcome", text),
-        column("reason", text, null=True),
-        column("at", time, now=True),
-        sa.Index("ledger_epoch_idx", "epoch"),
-    )
-    table(
-        "producers",
-        column("epoch", uuid),
-        column("producer", text),
-        column("high_water", big),
-        column("is_closed", sa.Boolean()),
-        column("first_seen", time, now=True),
-        column("last_seen", time, now=True),
-        sa.PrimaryKeyConstraint("epoch", name="producers_pkey"),
-    )
-    table(
-        "dead_letters",
-        column("id", uuid),
-        column("state", text),
-        column("reason", text),
-        column("detail", text),
-        column("sqlstate", text, null=True),
-        column("constraint_name", text, null=True),
-        column("column_name", text, null=True),
-        column("fingerprint", text),
-        column("type", text, null=True),
-        column("op", text, null=True),
-        column("version", big, null=True),
-        column("event_id", uuid, null=True),
-        column("producer", text, null=True),
-        column("epoch", uuid, null=True),
-        column("seq", big, null=True),
-        column("payload", postgresql.BYTEA()),
-        column("at", time, now=True),
-        column("content_type", text, null=True),
-        column("headers", postgresql.JSONB(), null=True),
-        column("events", sa.Integer(), null=True),
-        sa.PrimaryKeyConstraint("id", name="dead_letters_pkey"),
-        sa.Index("dead_letters_state_fingerprint_id_idx", "state", "fingerprint", "id"),
-        sa.Index("dead_letters_fingerprint_at_idx", "fingerprint", "at"),
-    )
-    table(
-        "replay_pauses",
-        column("fingerprint", text),
-        column("tries", sa.Integer()),
-        column("last_id", uuid),
-        column("until", time),
-        sa.PrimaryKeyConstraint("fingerprint", name="replay_pauses_pkey"),
-    )
-    table(
-        "suspects",
-        column("id", uuid),
-        column("kills", sa.Integer()),
-        column("is_running", sa.Boolean()),
-        column("at", time, now=True),
-        sa.PrimaryKeyConstraint("id", name="suspects_pkey"),
-    )

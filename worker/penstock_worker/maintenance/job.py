@@ -1,0 +1,191 @@
+"""
+A job: one kind of maintenance, and the one way in which it runs, whoever starts it.
+
+A run takes the job's advisory lock, leaves a row in `penstock.maintenance_runs`, and does a bounded piece of work that may be
+done twice. A second run at the same time does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from penstock_schemas.registry import Registry
+from penstock_worker.errors import DatabaseAway
+from penstock_worker.settings import Settings
+from penstock_worker.store.connection import Connection, connect_with
+
+__all__ = ["Done", "Job", "Progress", "Work", "run_job"]
+
+logger = logging.getLogger(__name__)
+
+#: The first half of every job's advisory lock, the second being the hash of its name; any number that nobody else uses.
+_LOCK = 0x70656E6A
+
+#: No fault of a run.
+_AWAY = (psycopg.OperationalError, DatabaseAway)
+
+#: Told how much is done and how much there is, None where that is not known.
+Progress = Callable[[int, int | None], None]
+
+Counts = dict[str, Any]
+
+
+def _say_nothing(done: int, total: int | None) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """
+    What a run has to work with.
+
+    Args:
+        connection: In autocommit, alone this run's; it holds the job's lock.
+        now: What time it is for this run, aware; tests say another one.
+        is_dry_run: Tell what would go, and delete nothing.
+        arguments: From the schedule or the command line.
+        progress: Told after each piece of work, for a person who waits.
+    """
+
+    settings: Settings
+    registry: Registry
+    connection: Connection
+    now: datetime
+    is_dry_run: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress = _say_nothing
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One kind of maintenance.
+
+    Args:
+        name: One word; its task is `penstock.maintain.<name>`.
+        summary: What it does, in a line for a list.
+        every_s: Seconds between two runs where nobody has said otherwise; None where a `cron` says it.
+        cron: Five fields, in UTC.
+        run: Does a bounded piece of work, idempotent and resumable; counts for the row of the run.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Work], Counts]
+    every_s: float | None = None
+    cron: str | None = None
+
+    @property
+    def task(self) -> str:
+        """The name of its Celery task."""
+        return f"penstock.maintain.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a run ended; `counts` are the job's own, `error` one line."""
+
+    job: str
+    state: Literal["done", "failed", "skipped", "away"]
+    seconds: float
+    counts: Counts
+    error: str | None = None
+
+
+def run_job(
+    job: Job,
+    settings: Settings,
+    registry: Registry,
+    *,
+    started_by: str,
+    is_dry_run: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    progress: Progress = _say_nothing,
+) -> Done:
+    """
+    Run a job once.
+
+    Returns:
+        How it ended: `skipped` where another run of it is under way, `away` where the database is, which is no failure: the
+        next run does it.
+
+    Raises:
+        Exception: Whatever the job raised; that it failed is recorded.
+    """
+    begin = time.monotonic()
+    try:
+        with connect_with(settings)() as connection, _alone(connection, job) as is_alone:
+            if not is_alone:
+                return Done(job.name, "skipped", 0, {}, "another run is under way")
+            row = _begin(connection, job, started_by, is_dry_run=is_dry_run)
+            work = Work(settings, registry, connection, now(), is_dry_run, arguments or {}, progress)
+            try:
+                counts = job.run(work)
+            except Exception as exc:
+                state = "away" if isinstance(exc, _AWAY) else "failed"
+                # Where this run's connection is lost this fails too, and the next run says that this one died.
+                with suppress(psycopg.Error):
+                    _end(connection, row, state, _seconds_since(begin), {}, _one_line(exc))
+                raise
+            seconds = _seconds_since(begin)
+            _end(connection, row, "done", seconds, counts, None)
+    except _AWAY as exc:
+        logger.warning("%s is left to the next run, the database is away: %s", job.name, _one_line(exc))
+        return Done(job.name, "away", _seconds_since(begin), {}, _one_line(exc))
+    logger.info("%s: %s", job.name, counts, extra={"action": "maintenance_done", "job": job.name})
+    return Done(job.name, "done", seconds, counts)
+
+
+@contextmanager
+def _alone(connection: Connection, job: Job) -> Iterator[bool]:
+    """Whether no other run of the job is under way; none begins until this ends."""
+    parameters = [_LOCK, job.name]
+    if connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", parameters).fetchone() != (True,):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # The server would do it at the connection's end, a moment after it: the next run may be sooner.
+        with suppress(psycopg.Error):
+            connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", parameters)
+
+
+def _begin(connection: Connection, job: Job, started_by: str, *, is_dry_run: bool) -> int:
+    # It has the lock, so that runs which did not end have died.
+    connection.execute(
+        "UPDATE penstock.maintenance_runs SET state = 'died', ended_at = now() WHERE job = %s AND state = 'running'", [job.name]
+    )
+    row = connection.execute(
+        "INSERT INTO penstock.maintenance_runs (job, started_by, is_dry_run, state)"
+        " VALUES (%s, %s, %s, 'running') RETURNING id",
+        [job.name, started_by, is_dry_run],
+    ).fetchone()
+    assert row is not None  # RETURNING gives a row
+    return int(str(row[0]))
+
+
+def _end(connection: Connection, row: int, state: str, seconds: float, counts: Counts, error: str | None) -> None:
+    connection.execute(
+        "UPDATE penstock.maintenance_runs SET state = %s, ended_at = now(), seconds = %s, counts = %s, error = %s"
+        " WHERE id = %s",
+        [state, seconds, Jsonb(counts), error, row],
+    )
+
+
+def _seconds_since(begin: float) -> float:
+    return round(time.monotonic() - begin, 3)
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:500]

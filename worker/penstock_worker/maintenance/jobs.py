@@ -1,0 +1,29 @@
+"""Every job there is, in the order in which lists show them."""
+
+from __future__ import annotations
+
+from penstock_worker.maintenance.adopt import adopt_spools
+from penstock_worker.maintenance.held import HeldLetters
+from penstock_worker.maintenance.job import Job
+from penstock_worker.maintenance.partitions import make_partitions
+from penstock_worker.settings import Settings
+
+__all__ = ["all_jobs"]
+
+#: Seconds between two looks whether partitions must be made; they are made two months ahead.
+PARTITIONS_EVERY_S = 3600
+
+
+def all_jobs(settings: Settings) -> dict[str, Job]:
+    """The jobs by name, as often as the settings say where the schedule says nothing else."""
+    jobs = (
+        Job("partitions", "make the months ahead", make_partitions, every_s=PARTITIONS_EVERY_S),
+        Job(
+            "adopt",
+            "send what killed producers spooled",
+            lambda work: adopt_spools(work.settings),
+            every_s=settings.adopt_every_s,
+        ),
+        Job("held", "replay held letters", HeldLetters().replay, every_s=settings.held_replay_every_s),
+    )
+    return {job.name: job for job in jobs}
