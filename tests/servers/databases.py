@@ -35,7 +35,9 @@ class PostgresServer(Controls, EmbeddedPostgres):
         """Make a database as a copy of another and return its URL."""
         self._run_again()
         name = f"test_{uuid4().hex}"
-        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        # Copying files takes half as long as logging them, where no copy waits for the disk.
+        strategy = "wal_log" if self._is_synced else "file_copy"
+        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {strategy}')
         return self.url_of(name)
 
     def drop_database(self, url: str) -> None:
