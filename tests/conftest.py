@@ -17,6 +17,7 @@ from kombu import pools
 
 from penstock_worker.errors import ConfigurationError
 from tests.servers.databases import PostgresServer, database_of
+from tests.servers.memory import quick_folder
 from tests.servers.rabbitmq import RabbitServer, find_program
 from tests.servers.valkey import ValkeyServer
 
@@ -35,12 +36,13 @@ def spool_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"), is_synced=False)
-    try:
-        start_or_skip(server)
-        yield server
-    finally:
-        server.clean_up()
+    with quick_folder(tmp_path_factory.mktemp("postgres")) as folder:
+        server = PostgresServer(folder, is_synced=False)
+        try:
+            start_or_skip(server)
+            yield server
+        finally:
+            server.clean_up()
 
 
 @pytest.fixture(scope="session")

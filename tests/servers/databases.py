@@ -29,7 +29,7 @@ class PostgresServer(Controls, EmbeddedPostgres):
         self._is_synced = is_synced
 
     def command(self) -> Sequence[str]:
-        return [*super().command(), *([] if self._is_synced else ["-c", "fsync=off"])]
+        return [*super().command(), *([] if self._is_synced else ["-c", "fsync=off", "-c", "max_wal_size=256MB"])]
 
     def create_database(self, template: str = "template1") -> str:
         """Make a database as a copy of another and return its URL."""
