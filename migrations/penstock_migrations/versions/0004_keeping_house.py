@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("placed_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("released_by", sa.Text(), nullable=True),
         sa.Column("released_at", sa.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint("type IS NOT NULL OR (subject IS NOT NULL AND key IS NULL)", name="legal_holds_what"),
         sa.PrimaryKeyConstraint("id", name="legal_holds_pkey"),
         schema="penstock",
     )

@@ -171,6 +171,8 @@ def _maintenance(metadata: sa.MetaData) -> None:
         _column("released_by", _TEXT, null=True),
         _column("released_at", _TIME, null=True),
         sa.PrimaryKeyConstraint("id", name="legal_holds_pkey"),
+        # A hold on nothing would look like one on everything.
+        sa.CheckConstraint("type IS NOT NULL OR (subject IS NOT NULL AND key IS NULL)", name="legal_holds_what"),
     )
     _table(
         metadata,
