@@ -29,7 +29,10 @@ class PostgresServer(Controls, EmbeddedPostgres):
         self._is_synced = is_synced
 
     def command(self) -> Sequence[str]:
-        return [*super().command(), *([] if self._is_synced else ["-c", "fsync=off", "-c", "max_wal_size=256MB"])]
+        settings = {"dynamic_shared_memory_type": "mmap"}  # a killed server leaves nothing outside of its folder
+        if not self._is_synced:
+            settings |= {"fsync": "off", "max_wal_size": "256MB"}
+        return [*super().command(), *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))]
 
     def create_database(self, template: str = "template1") -> str:
         """Make a database as a copy of another and return its URL."""
