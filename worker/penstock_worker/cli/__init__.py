@@ -33,6 +33,7 @@ _COMMANDS = (
     "audit",
     "trace",
     "dead-letters",
+    "maintenance",
 )
 
 #: What a shell calls the mistake of a person, and the end by Ctrl-C.

@@ -3,11 +3,18 @@ A job: one kind of maintenance, and the one way in which it runs, whoever starts
 
 A run takes the job's advisory lock, leaves a row in `penstock.maintenance_runs`, and does a bounded piece of work that may be
 done twice. A second run at the same time does nothing.
+
+| state of a row | meaning                                                                                     |
+|----------------|---------------------------------------------------------------------------------------------|
+| running        | it is under way                                                                             |
+| done           | it did what it had to do, `counts` say how much                                             |
+| away           | the database went away meanwhile; the next run does the rest                                |
+| failed         | it raised, or was interrupted; `error` says by what                                         |
+| died           | it holds its lock no more and never said how it ended: killed, or cut off from the database |
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,19 +26,15 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from penstock_schemas.registry import Registry
-from penstock_worker.errors import DatabaseAway
+from penstock_worker.errors import ConfigurationError, DatabaseAway
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
+from penstock_worker.store.sqlstate import Answer, answer_to
 
 __all__ = ["Done", "Job", "Progress", "Work", "run_job"]
 
-logger = logging.getLogger(__name__)
-
 #: The first half of every job's advisory lock, the second being the hash of its name; any number that nobody else uses.
 _LOCK = 0x70656E6A
-
-#: No fault of a run.
-_AWAY = (psycopg.OperationalError, DatabaseAway)
 
 #: Told how much is done and how much there is, None where that is not known.
 Progress = Callable[[int, int | None], None]
@@ -76,6 +79,7 @@ class Job:
         every_s: Seconds between two runs where nobody has said otherwise; None where a `cron` says it.
         cron: Five fields, in UTC.
         run: Does a bounded piece of work, idempotent and resumable; counts for the row of the run.
+        deletes: It deletes, and in a dry run tells what would go instead.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Job:
     run: Callable[[Work], Counts]
     every_s: float | None = None
     cron: str | None = None
+    deletes: bool = False
 
     @property
     def task(self) -> str:
@@ -120,8 +125,11 @@ def run_job(
         next run does it.
 
     Raises:
+        ConfigurationError: A dry run of a job that knows none; nothing was done.
         Exception: Whatever the job raised; that it failed is recorded.
     """
+    if is_dry_run and not job.deletes:
+        raise ConfigurationError(f"{job.name} deletes nothing and has no dry run; run it without --dry-run")
     begin = time.monotonic()
     try:
         with connect_with(settings)() as connection, _alone(connection, job) as is_alone:
@@ -131,19 +139,30 @@ def run_job(
             work = Work(settings, registry, connection, now(), is_dry_run, arguments or {}, progress)
             try:
                 counts = job.run(work)
-            except Exception as exc:
-                state = "away" if isinstance(exc, _AWAY) else "failed"
+            except BaseException as exc:
                 # Where this run's connection is lost this fails too, and the next run says that this one died.
                 with suppress(psycopg.Error):
+                    state = "away" if _is_away(exc) else "failed"
                     _end(connection, row, state, _seconds_since(begin), {}, _one_line(exc))
                 raise
             seconds = _seconds_since(begin)
             _end(connection, row, "done", seconds, counts, None)
-    except _AWAY as exc:
-        logger.warning("%s is left to the next run, the database is away: %s", job.name, _one_line(exc))
+    except (psycopg.Error, DatabaseAway) as exc:
+        if not _is_away(exc):
+            raise
         return Done(job.name, "away", _seconds_since(begin), {}, _one_line(exc))
-    logger.info("%s: %s", job.name, counts, extra={"action": "maintenance_done", "job": job.name})
     return Done(job.name, "done", seconds, counts)
+
+
+#: A run ends its row before it lets go of its lock, so that who has the row and not the lock has died. Rows of other jobs
+#: are among them: one that is never run again would be under way for ever.
+_END_DEAD = """
+    UPDATE penstock.maintenance_runs r SET state = 'died', ended_at = now()
+    WHERE state = 'running' AND (job = %(job)s OR NOT EXISTS (
+        SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+        WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+          AND classid::bigint = %(lock)s AND objid::bigint = hashtext(r.job)::bigint & 4294967295))
+"""
 
 
 @contextmanager
@@ -162,10 +181,7 @@ def _alone(connection: Connection, job: Job) -> Iterator[bool]:
 
 
 def _begin(connection: Connection, job: Job, started_by: str, *, is_dry_run: bool) -> int:
-    # It has the lock, so that runs which did not end have died.
-    connection.execute(
-        "UPDATE penstock.maintenance_runs SET state = 'died', ended_at = now() WHERE job = %s AND state = 'running'", [job.name]
-    )
+    connection.execute(_END_DEAD, {"lock": _LOCK, "job": job.name})
     row = connection.execute(
         "INSERT INTO penstock.maintenance_runs (job, started_by, is_dry_run, state)"
         " VALUES (%s, %s, %s, 'running') RETURNING id",
@@ -187,5 +203,10 @@ def _seconds_since(begin: float) -> float:
     return round(time.monotonic() - begin, 3)
 
 
-def _one_line(exc: Exception) -> str:
+def _is_away(exc: BaseException) -> bool:
+    """Whether it is the database's state, and no fault of the run."""
+    return isinstance(exc, DatabaseAway) or (isinstance(exc, psycopg.Error) and answer_to(exc) is Answer.AWAY)
+
+
+def _one_line(exc: BaseException) -> str:
     return " ".join(f"{type(exc).__name__}: {exc}".split())[:500]
