@@ -10,7 +10,9 @@ Penstock's own tables as SQLAlchemy data, in the schema `penstock`.
 | `maintenance_runs`         | each run of a job: when, by whom, what it did                | maintenance  |
 | `legal_holds`              | what must not be deleted                                     | people       |
 | `recoveries`               | records that were found incomplete, and who looks after them | maintenance  |
+| `recovery_scans`           | how far the search for them is, and since when it listens    | maintenance  |
 | `fences`, `fence_key`      | whose events are refused, as HMAC, and the HMAC's key        | erasure      |
+| `erased_parents`           | rows whose children are still to be emptied                  | ingest       |
 | `privacy_log`              | every export and erasure: who, why, what                     | erasure      |
 | `table_sizes`              | bytes and rows of each table over time                       | maintenance  |
 """
@@ -131,13 +133,25 @@ def _schedule(metadata: sa.MetaData) -> None:
         _column("cron", _TEXT, null=True),
         _column("time_zone", _TEXT, default="'UTC'"),
         _column("arguments", _JSON, default="'{}'"),
+        _column("queue", _TEXT, null=True),
         _column("is_enabled", _BOOL, default="true"),
+        # What the settings said when beat wrote the row: where the row says something else, a person does. NULL in rows of people.
+        _column("seed", _JSON, null=True),
         _column("last_run", _TIME, null=True),
         _column("next_run", _TIME, null=True),
+        # The timing that `next_run` follows from: where the row has another one by now, it is planned anew.
+        _column("planned_by", _TEXT, null=True),
         _column("last_result", _JSON, null=True),
-        _column("changed_at", _TIME, now=True),
         sa.PrimaryKeyConstraint("name", name="schedule_pkey"),
+        # What the server refuses at the edit cannot trouble beat: NaN, infinity and times that Python does not have among it.
         sa.CheckConstraint("(every_s IS NULL) <> (cron IS NULL)", name="schedule_every_or_cron"),
+        sa.CheckConstraint("every_s >= 0.1 AND every_s <= 31622400", name="schedule_every_s"),
+        sa.CheckConstraint("jsonb_typeof(arguments) IN ('object', 'array')", name="schedule_arguments"),
+        sa.CheckConstraint(
+            "next_run >= '2000-01-01 UTC' AND next_run < '9000-01-01 UTC'"
+            " AND last_run >= '2000-01-01 UTC' AND last_run < '9000-01-01 UTC'",
+            name="schedule_times",
+        ),
     )
 
 
@@ -192,9 +206,11 @@ def _recovery(metadata: sa.MetaData) -> None:
         _id(),
         _column("type", _TEXT),
         _column("key", _JSON),
-        _column("state", _TEXT),
+        # The record's, as it was last seen.
+        _column("state", _TEXT, null=True),
         _column("found_at", _TIME, now=True),
         _column("last_activity", _TIME),
+        _column("checked_at", _TIME),
         _column("offers", _INT, default="0"),
         _column("next_offer_at", _TIME, null=True),
         _column("claimed_by", _TEXT, null=True),
@@ -208,6 +224,15 @@ def _recovery(metadata: sa.MetaData) -> None:
         sa.Index("recoveries_open_idx", "type", "key", unique=True, postgresql_where=sa.text("ended_at IS NULL")),
         sa.Index("recoveries_ended_at_idx", "ended_at"),
     )
+    _table(
+        metadata,
+        "recovery_scans",
+        _column("type", _TEXT),
+        _column("page", _BIG, default="0"),
+        _column("listens_since", _TIME),
+        _column("looked_at", _TIME),
+        sa.PrimaryKeyConstraint("type", name="recovery_scans_pkey"),
+    )
 
 
 def _privacy(metadata: sa.MetaData) -> None:
@@ -216,6 +241,7 @@ def _privacy(metadata: sa.MetaData) -> None:
         "fences",
         _column("subject", _BYTES),
         _column("version", _BIG),
+        _column("generation", _BIG),
         _column("at", _TIME, now=True),
         sa.PrimaryKeyConstraint("subject", name="fences_pkey"),
     )
@@ -223,7 +249,17 @@ def _privacy(metadata: sa.MetaData) -> None:
         metadata,
         "fence_key",
         _column("key", _BYTES),
+        _column("generation", _BIG),
         _column("at", _TIME, now=True),
+    )
+    _table(
+        metadata,
+        "erased_parents",
+        _id(),
+        _column("type", _TEXT),
+        _column("key", _TEXT),
+        _column("version", _BIG),
+        sa.PrimaryKeyConstraint("id", name="erased_parents_pkey"),
     )
     _table(
         metadata,
