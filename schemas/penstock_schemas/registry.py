@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -48,9 +51,21 @@ class Registry(Mapping[str, RecordType]):
     def __len__(self) -> int:
         return len(self._types)
 
+    def with_retention(self, retention: Mapping[str, timedelta | None]) -> Registry:
+        """The same types, some of which are kept longer or shorter than they declare; None keeps for ever."""
+        other = copy.copy(self)
+        other._types = {name: _kept_for(record, retention) for name, record in self.items()}  # noqa: SLF001  # of this class
+        return other
+
     def owned_by(self, owner: str) -> list[RecordType]:
         """The types that a top-level package declares."""
         return [record for record in self.values() if record.owner == owner]
+
+
+def _kept_for(record: RecordType, retention: Mapping[str, timedelta | None]) -> RecordType:
+    if record.name not in retention:
+        return record
+    return replace(record, declaration=replace(record.declaration, retention=retention[record.name]))
 
 
 def load_registry(modules: Iterable[str] = ()) -> Registry:

@@ -16,7 +16,6 @@ from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import worker_process_init, worker_ready
 
-from penstock_schemas.registry import load_registry
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
@@ -24,6 +23,7 @@ from penstock_worker.ingest.tasks import register_tasks
 from penstock_worker.ingest.watch import WatchStep
 from penstock_worker.maintenance.tasks import beat_schedule, register_maintenance
 from penstock_worker.settings import Settings, load_settings
+from penstock_worker.store.retention_policy import registry_for
 
 __all__ = ["MAINTENANCE_QUEUE", "app", "create_app"]  # noqa: F822  # `app` is made by __getattr__
 
@@ -38,7 +38,7 @@ def create_app(settings: Settings) -> Celery:
         ConfigurationError: There is no broker to work with, or a failpoint is misspelt.
         DeclarationError: The record types cannot be loaded.
     """
-    registry = load_registry(settings.records)
+    registry = registry_for(settings)
     # Said at every lost connection: that the setting below has the value we want.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module=r"celery\.worker")
     app = Celery("penstock", broker=settings.broker, set_as_current=False)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.retention_setting import parse_retention
 
 __all__ = ["LOCK_FILE", "STACK_FILE", "Settings", "load_settings"]
 
@@ -67,6 +68,28 @@ class Settings(BaseSettings):
     adopt_every_s: float = Field(60, gt=0, description="Seconds between two looks for spool files of killed producers")
     adopt_time_limit_s: float = Field(30, gt=0, description="Seconds that one look may send what it found")
 
+    recovery: str = Field(
+        "", description="Silence after which records are stale and given up, type=10m/1d, separated by commas"
+    )
+    recovery_every_s: float = Field(60, gt=0, description="Seconds between two scans for incomplete records")
+    recovery_pages_per_run: int = Field(131_072, ge=1, description="Pages (8 KiB) of tables that one scan reads at most")
+    recovery_backlog_messages: int = Field(1_000, ge=0, description="Waiting messages above which silence means nothing")
+    recovery_offer_pause_s: float = Field(
+        60, gt=0, description="Seconds until an incomplete record is offered again; they double"
+    )
+    recovery_offer_max_pause_s: float = Field(900, gt=0, description="Seconds between two offers at most")
+    recovery_keep_days: int = Field(30, ge=1, description="Days that recoveries are listed after their end")
+
+    retention: str = Field(
+        "", description="How long rows are kept instead of as declared: type=30d or type=never, separated by commas"
+    )
+    retention_every_s: float = Field(3600, gt=0, description="Seconds between two purges")
+    retention_time_limit_s: float = Field(20, gt=0, description="Seconds one purge may take; the next goes on from there")
+    retention_work_share: float = Field(0.25, gt=0, le=1, description="Share of that time it works; it pauses for the rest")
+    tombstone_days: int = Field(30, ge=1, description="Days that deletes are remembered and missing parents waited for")
+    dead_letter_days: int = Field(-1, ge=-1, description="Days that dead letters are kept; -1 keeps them for ever")
+    unparsable_letter_days: int = Field(30, ge=0, le=30, description="Days that letters are kept of which nothing can be read")
+
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
@@ -76,6 +99,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("retention")
+    @classmethod
+    def _check_retention(cls, value: str) -> str:
+        parse_retention(value)
+        return value
 
     @field_validator("database_url")
     @classmethod

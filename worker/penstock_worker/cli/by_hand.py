@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from penstock_schemas.registry import load_registry
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import load_settings
+from penstock_worker.store.retention_policy import registry_for
 
 if TYPE_CHECKING:
     from penstock_worker.maintenance.job import Done, Job, Progress
@@ -47,7 +47,7 @@ def run_by_hand(
     settings = load_settings()
     job = find_job(name)
     who = f"hand:{_user()}"
-    registry = load_registry(settings.records)
+    registry = registry_for(settings)
     with explained(), _bar(name) as progress:
         done = run_job(job, settings, registry, started_by=who, is_dry_run=is_dry_run, arguments=arguments, progress=progress)
     if done.state == "away":

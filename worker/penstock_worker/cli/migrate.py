@@ -96,11 +96,11 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON obj
 
 def _context() -> tuple[str, Registry, dict[str, Path]]:
     from penstock_migrations.packages import parse_locations
-    from penstock_schemas.registry import load_registry
     from penstock_worker.settings import load_settings
+    from penstock_worker.store.retention_policy import registry_for
 
     settings = load_settings()
-    return settings.database, load_registry(settings.records), parse_locations(settings.migrations)
+    return settings.database, registry_for(settings), parse_locations(settings.migrations)
 
 
 def _package(name: str | None, registry: Registry, locations: dict[str, Path]) -> str:

@@ -46,7 +46,7 @@ def _check_database(settings: Settings) -> None:
 
     from penstock_migrations.packages import parse_locations
     from penstock_migrations.run import check_migrated
-    from penstock_schemas.registry import load_registry
+    from penstock_worker.store.retention_policy import registry_for
 
     try:
         connection = psycopg.connect(settings.database, connect_timeout=max(2, round(settings.connect_timeout_s)))
@@ -56,7 +56,7 @@ def _check_database(settings: Settings) -> None:
             return
         raise
     with connection:
-        check_migrated(connection, load_registry(settings.records), parse_locations(settings.migrations))
+        check_migrated(connection, registry_for(settings), parse_locations(settings.migrations))
 
 
 def _is_away(exc: Exception) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock_schemas import Registry, load_registry
+from penstock_schemas import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import STACK_FILE, Settings, load_settings
 from penstock_worker.stack.checks import check_broker, check_database
@@ -28,6 +28,7 @@ from penstock_worker.stack.runfile import end_recorded, hold_folder, record, wri
 from penstock_worker.stack.services import Beat, Flower, Worker
 from penstock_worker.stack.supervisor import Supervisor
 from penstock_worker.stack.valkey import EmbeddedValkey
+from penstock_worker.store.retention_policy import registry_for
 
 __all__ = ["SERVICES", "Stack", "start_stack"]
 
@@ -103,7 +104,7 @@ class Stack:
     def start(self) -> None:
         # What a person gave wrongly is said before anything starts.
         flower_port = self._flower_port()
-        registry = load_registry(self.settings.records)
+        registry = registry_for(self.settings)
         self._check_given_servers()
         if ended := end_recorded(self._base / "run.json"):
             self._say(f"ended what a killed run had left: {', '.join(ended)}")

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from penstock_schemas.registry import load_registry
 from penstock_worker.cli.dead_letters.options import until_now
 from penstock_worker.cli.dead_letters.progress import progress
 from penstock_worker.cli.output import plain, print_json
@@ -86,9 +85,10 @@ def _writer(settings: Settings) -> Iterator[Writer]:
     from penstock_worker.ingest import failpoints
     from penstock_worker.ingest.write import Writer
     from penstock_worker.store import queries
+    from penstock_worker.store.retention_policy import registry_for
 
     failpoints.configure(settings.failpoints)
-    writer = Writer.of(settings, load_registry(settings.records))
+    writer = Writer.of(settings, registry_for(settings))
     try:
         with queries.explained():
             yield writer
