@@ -34,6 +34,7 @@ _COMMANDS = (
     "trace",
     "dead-letters",
     "maintenance",
+    "dump",
 )
 
 #: What a shell calls the mistake of a person, and the end by Ctrl-C.
