@@ -107,7 +107,7 @@ def test_the_chain_holds_the_functions_as_they_are(database_url: str):
     migrated = rows(database_url, _SOURCES)
     run(database_url, FUNCTIONS)
 
-    assert [name for name, _ in migrated] == ["merge_extra", "merge_stamps", "stamp"]
+    assert [name for name, _ in migrated] == ["begin_batch", "merge_extra", "merge_stamps", "stamp"]
     assert rows(database_url, _SOURCES) == migrated
 
 

@@ -51,3 +51,15 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     )
     SELECT jsonb_object_agg(key, value) FROM won WHERE deleted IS NULL OR stamp > deleted COLLATE "C"
 $$;
+
+-- What a batch begins with: the clock, and a number that grows with every erasure; NULL where there was none.
+-- Until its transaction ends the batch is seen in pg_locks, by which an erasure waits for those that may not know its fence:
+-- whoever is not seen there yet reads, in a statement with a snapshot of its own, after the fence was committed.
+CREATE OR REPLACE FUNCTION penstock.begin_batch(OUT now_us bigint, OUT erasures bigint)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1885695590, 0);
+    SELECT max(generation) INTO erasures FROM penstock.fence_key;
+    now_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+END
+$$;
