@@ -66,31 +66,6 @@ def test_the_main_process_never_talks_to_the_database(witness: Witness, celery_s
     assert any(_ports_to_postgres(child, witness) for child in worker.children())
 
 
-def test_flush_writes_what_waits_for_company(
-    witness: Witness, worker_options: dict[str, object], request: pytest.FixtureRequest
-) -> None:
-    worker_options.update(batch_max_age_s=600, batch_max_events=1_000)
-    setup: CeleryTestSetup = request.getfixturevalue("celery_setup")
-    witness.publish(60)
-    until(lambda: witness.left_in_queue() == 0 and _inspect(setup, "stats")["penstock"]["buffered_bytes"] > 0)
-    assert witness.count_told() == 0
-
-    hostname = setup.worker.hostname()
-    flushed: list[int] = []
-
-    def is_all_flushed() -> bool:
-        (answer,) = setup.app.control.broadcast("flush", reply=True, destination=[hostname], limit=1, timeout=60)
-        flushed.append(answer[hostname]["ok"]["events"])
-        return sum(flushed) >= 61
-
-    # What is no longer in the queue may still be on its way to the worker at the first flush.
-    until(is_all_flushed)
-    # The last word of the producer is a message too, and counts as one.
-    assert sum(flushed) == 61
-    witness.wait_until_told()
-    witness.assert_all_stored()
-
-
 def _inspect(setup: CeleryTestSetup, command: str) -> Any:
     """What the worker answers; asked by name, so that nobody waits for others to answer as well."""
     hostname = setup.worker.hostname()

@@ -212,8 +212,8 @@ def test_by_hand_it_says_so_in_json(by_hand: Any) -> None:
     ("words", "environment", "line"),
     [
         (["run", "plain", "--dry-run"], {}, "plain deletes nothing and has no dry run; run it without --dry-run"),
-        (["run", "nonsense"], {}, "there is no job 'nonsense'; there are partitions, "),
-        (["runs", "--job", "nonsense"], {}, "there is no job 'nonsense'; there are partitions, "),
+        (["run", "nonsense"], {}, "there is no job 'nonsense'; there are flush, "),
+        (["runs", "--job", "nonsense"], {}, "there is no job 'nonsense'; there are flush, "),
         (["run", "sweep"], {"PENSTOCK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "sweep was not finished, "),
     ],
 )

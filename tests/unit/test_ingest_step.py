@@ -17,6 +17,8 @@ from celery.worker.state import active_requests
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest import step as module
 from penstock_worker.ingest.answers import AddressedAnswer, join_answers
+from penstock_worker.ingest.batch import Batch
+from penstock_worker.ingest.flush import Flushes
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Delivery
 from penstock_worker.ingest.step import IngestStep
@@ -241,9 +243,71 @@ def test_age_sends_what_waits(lab: Lab) -> None:
 
 def test_flush_sends_what_waits(lab: Lab) -> None:
     lab.deliver(0, count=3)
-    assert lab.step.flush() == {"batches": 1, "events": 3}
+    assert flush(lab) == {"messages": 1, "events": 3, "unwritten": 1, "returned": 0, "paused_why": None}
     assert lab.batches == [("together", [0])]
-    assert lab.step.flush() == {"batches": 0, "events": 0}
+    lab.pool.take().on_done(STORED)
+    assert flush(lab) == {"messages": 1, "events": 3, "unwritten": 0, "returned": 0, "paused_why": None}
+    assert flush(lab, "another") == {"messages": 0, "events": 0, "unwritten": 0, "returned": 0, "paused_why": None}
+
+
+def test_a_flush_is_over_when_all_that_was_held_is_written_and_nothing_else(lab: Lab) -> None:
+    lab.deliver(*range(6), count=4)  # two run, four are ready
+    lab.deliver(6)
+    assert flush(lab)["unwritten"] == 7
+    lab.deliver(7)
+    for left in (6, 5, 4, 3, 2, 1, 0):
+        lab.pool.take().on_done(STORED)
+        assert flush(lab)["unwritten"] == left
+    assert lab.step.state()["held_messages"] == 1
+    assert flush(lab, "another")["messages"] == 1
+
+
+def test_a_flush_goes_on_in_the_parts_of_a_batch(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    flush(lab)
+    lab.pool.take().on_lost()
+    assert lab.batches[1:] == [("together", [0, 1]), ("together", [2, 3])]
+    lab.pool.take().on_done(STORED)
+    assert (flush(lab)["unwritten"], flush(lab)["returned"]) == (2, 0)
+    lab.pool.take().on_done(STORED)
+    assert flush(lab)["unwritten"] == 0
+
+
+def test_what_goes_back_to_the_broker_is_not_flushed(lab: Lab) -> None:
+    lab.deliver(0, 1, 2)
+    flush(lab)
+    lab.pool.take().on_done(AWAY)
+    told = flush(lab)
+    assert (told["unwritten"], told["returned"]) == (3, 3)
+    assert "the database is away" in told["paused_why"]
+
+
+def test_a_flush_is_timed_by_the_worker() -> None:
+    now = [1.0]
+    flushes, batch = Flushes(lambda: now[0]), Batch([Delivery(RawMessage(b"x"), 0, 1, 0)], "rows")
+    flushes.begin("a", [batch])
+    now[0] = 1.02
+    assert (flushes.look("a", [batch]) or {})["ms"] == 20
+    batch.flushes[0].written(1)
+    now[0] = 5.0
+    assert (flushes.look("a", []) or {})["ms"] == 20
+    assert flushes.look("unknown", [batch]) is None
+
+
+def test_old_flushes_are_forgotten() -> None:
+    flushes = Flushes()
+    for number in range(101):
+        flushes.begin(str(number), [])
+    assert flushes.look("0", []) is None
+    assert (flushes.look("1", []) or {})["unwritten"] == 0
+
+
+def flush(lab: Lab, id: str = "one") -> dict[str, Any]:
+    """What the step says of a flush that this begins, or that is under way; without what is the same for all."""
+    told = lab.step.flush(id)
+    assert told.pop("queue") == "penstock.events"
+    assert told.pop("ms") >= 0
+    return told
 
 
 def test_an_aged_batch_that_finds_no_child_grows_until_one_is_free(lab: Lab) -> None:
@@ -338,7 +402,7 @@ def test_flush_while_paused_sends_nothing_and_loses_nothing(lab: Lab) -> None:
     lab.deliver(0, count=4)
     lab.pool.take().on_done(AWAY)
     lab.deliver(1)  # it was on its way when the source was paused
-    assert lab.step.flush() == {"batches": 1, "events": 1}
+    assert flush(lab)["messages"] == 1
     assert (len(lab.batches), len(lab.pool.running)) == (1, 0)
     lab.timer.fire(3.0)
     lab.pool.take().on_done({})

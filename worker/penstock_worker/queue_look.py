@@ -21,14 +21,15 @@ from penstock_producers.transports.redis_url import redis_arguments
 from penstock_schemas.answer import SeqRange
 from penstock_schemas.topology import queues
 from penstock_worker import seq_ranges
+from penstock_worker.ask_workers import ANSWER_S, open_workers
 from penstock_worker.errors import BrokerAway, ConfigurationError
 from penstock_worker.redis_look import Seen, read_messages
 from penstock_worker.settings import Settings
 
 __all__ = ["QueueLook", "find_message", "look_at_queue", "workers_stats"]
 
-#: Seconds that workers have to answer: all of them, where their number is not known, and so many as there are at most.
-ANSWER_S, ANSWER_ALL_S = 1.0, 5.0
+#: Seconds that workers have to answer where their number is known, so that nobody waits longer than the last one.
+ANSWER_ALL_S = 5.0
 _SOCKET_TIMEOUT_S = 10
 #: Ranges of one epoch that are kept before they are joined, at least: where gaps keep most of them apart, twice as many as that
 #: left, so that it is seldom done.
@@ -101,13 +102,8 @@ def find_message(settings: Settings, event_id: UUID) -> Seen | None:
 
 def workers_stats(settings: Settings, expected: int | None = None) -> dict[str, dict[str, Any]]:
     """What the workers of this queue say of their ingest steps, by name: those that answer in time, or the first `expected`."""
-    import celery
-
-    timeout_s = ANSWER_S if expected is None else ANSWER_ALL_S
-    with celery.Celery("penstock-look", broker=settings.broker, set_as_current=False) as app:
-        answers: list[dict[str, Any]] = app.control.broadcast("stats", reply=True, timeout=timeout_s, limit=expected) or []
-    stats = {name: told.get("penstock") for answer in answers for name, told in answer.items() if isinstance(told, dict)}
-    return {name: step for name, step in stats.items() if isinstance(step, dict) and step.get("queue") == settings.queue}
+    with open_workers(settings) as workers:
+        return workers.ask("stats", expected=expected, timeout_s=ANSWER_S if expected is None else ANSWER_ALL_S)
 
 
 def _look_at_redis(settings: Settings) -> QueueLook:

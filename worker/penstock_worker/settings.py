@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     batch_time_limit_s: int = Field(300, ge=1, description="Seconds after which a child that writes a batch is killed")
     probe_s: float = Field(1, gt=0, description="Seconds between two looks at a database that is away")
 
+    flush_every_s: float = Field(30, gt=0, description="Seconds between two times that all workers write what they hold")
+
     stalled_after_s: float = Field(30, gt=0, description="Seconds of standing still after which a worker says that it does")
     health_folder: Path = Field(Path(".penstock") / "health", description="Where workers say how they are")
 

@@ -30,6 +30,7 @@ _COMMANDS = (
     "spool",
     "status",
     "health",
+    "flush",
     "audit",
     "trace",
     "dead-letters",

@@ -22,7 +22,7 @@ from penstock_worker.store.retention_policy import registry_for
 if TYPE_CHECKING:
     from penstock_worker.maintenance.job import Done, Job, Progress
 
-__all__ = ["as_line", "find_job", "run_by_hand"]
+__all__ = ["as_line", "find_job", "run_by_hand", "who_am_i"]
 
 _EXIT_SKIPPED = 1
 
@@ -46,10 +46,11 @@ def run_by_hand(
 
     settings = load_settings()
     job = find_job(name)
-    who = f"hand:{_user()}"
     registry = registry_for(settings)
     with explained(), _bar(name) as progress:
-        done = run_job(job, settings, registry, started_by=who, is_dry_run=is_dry_run, arguments=arguments, progress=progress)
+        done = run_job(
+            job, settings, registry, started_by=who_am_i(), is_dry_run=is_dry_run, arguments=arguments, progress=progress
+        )
     if done.state == "away":
         raise ConfigurationError(f"{name} was not finished, the database is away: {done.error}; check PENSTOCK_DATABASE_URL")
     if as_json:
@@ -100,8 +101,9 @@ def _bar(what: str) -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _user() -> str:
+def who_am_i() -> str:
+    """What `started_by` says of a run by hand."""
     try:
-        return getpass.getuser()
+        return f"hand:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())
+        return f"hand:{os.getuid()}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from penstock_worker.ingest.flush import Flush
 from penstock_worker.ingest.source import Delivery
 
 __all__ = ["Batch", "Buffer", "Limits", "gather_suspects", "halves"]
@@ -31,6 +32,8 @@ class Batch:
     trigger: str
     is_suspect: bool = False
     is_innocent: bool = False
+    #: Those that wait for it.
+    flushes: list[Flush] = field(default_factory=list)
     #: Events, by the messages' own word; a message without one counts as one.
     events: int = field(init=False)
     #: Bytes of all messages.
@@ -103,7 +106,7 @@ class Buffer:
 def halves(batch: Batch) -> list[Batch]:
     """A batch whose reader died, as suspects in two halves; a message that was alone is alone again."""
     middle = len(batch.deliveries) // 2
-    return [_suspects(part) for part in (batch.deliveries[:middle], batch.deliveries[middle:]) if part]
+    return [_suspects(part, batch.flushes) for part in (batch.deliveries[:middle], batch.deliveries[middle:]) if part]
 
 
 def gather_suspects(deliveries: Sequence[Delivery], limits: Limits) -> list[Batch]:
@@ -124,8 +127,8 @@ def gather_suspects(deliveries: Sequence[Delivery], limits: Limits) -> list[Batc
     return [_suspects(group) for group in groups]
 
 
-def _suspects(deliveries: list[Delivery]) -> Batch:
-    return Batch(deliveries, "suspect", is_suspect=True)
+def _suspects(deliveries: list[Delivery], flushes: Sequence[Flush] = ()) -> Batch:
+    return Batch(deliveries, "suspect", is_suspect=True, flushes=list(flushes))
 
 
 def _events(delivery: Delivery) -> int:

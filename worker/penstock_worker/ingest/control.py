@@ -13,7 +13,7 @@ _listed = Panel.data["active_queues"]
 
 def register_control() -> None:
     """
-    Add the command `flush`, and the queue of events to what `inspect active_queues` lists.
+    Add the commands `flush` and `flushed`, and the queue of events to what `inspect active_queues` lists.
 
     By the latter it is on Flower's broker page, which knows task queues only.
     """
@@ -26,9 +26,16 @@ def register_control() -> None:
             queues.append({"name": name, "exchange": {"name": ""}, "routing_key": name})
         return queues
 
-    def flush(state: Any) -> dict[str, Any]:
-        """Write what the worker has buffered, now."""
-        return {"ok": state.consumer.ingest_step.flush()}
+    def flush(state: Any, id: str) -> dict[str, Any] | None:
+        """Write what the worker holds, now; `flushed` tells when that is done."""
+        step = getattr(state.consumer, "ingest_step", None)
+        return None if step is None else step.flush(id)
+
+    def flushed(state: Any, id: str) -> dict[str, Any] | None:
+        """How far a flush is."""
+        step = getattr(state.consumer, "ingest_step", None)
+        return None if step is None else step.look_at_flush(id)
 
     Panel.data["active_queues"] = active_queues
     Panel.register(type="control", name="flush")(flush)
+    Panel.register(type="inspect", name="flushed")(flushed)

@@ -28,6 +28,7 @@ from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.answers import ANSWERS, split_answers
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
 from penstock_worker.ingest.flight import Flight, Probe
+from penstock_worker.ingest.flush import Flushes
 from penstock_worker.ingest.pool import finish_writes_at_shutdown, widen_pipes
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.request import Submitter
@@ -67,6 +68,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._probe_timer: Any = None
         self._pool_timer: Any = None
         self._is_due = False
+        self._flushes = Flushes()
         self._consumed = 0
         #: What the watch looks at, and what it finds; see `penstock_worker.ingest.watch`.
         self.pulse: Pulse | None = None
@@ -150,8 +152,11 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def _count_held(self) -> int:
         """Messages that are not acknowledged yet."""
-        batches = [*self.ready, *(flight.batch for flight in self.in_flight)]
-        return self.buffer.messages + sum(len(batch.deliveries) for batch in batches)
+        return self.buffer.messages + sum(len(batch.deliveries) for batch in self._held())
+
+    def _held(self) -> list[Batch]:
+        """Batches that are not acknowledged yet."""
+        return [*self.ready, *(flight.batch for flight in self.in_flight)]
 
     def _look_around(self) -> None:
         """Tell the watch that the loop turns, and Celery to look for dead children; new ones get wide pipes."""
@@ -204,12 +209,17 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self._is_due = True
         self._pump()
 
-    def flush(self) -> dict[str, int]:
-        """Make a batch of what waits, now."""
-        batches = self.buffer.take("flush")
-        self.ready.extend(batches)
+    def flush(self, id: str) -> dict[str, Any]:
+        """Write all that is held, now; returns what `look_at_flush` does."""
+        self.ready.extend(self.buffer.take("flush"))
+        self._flushes.begin(id, self._held())
         self._pump()
-        return {"batches": len(batches), "events": sum(batch.events for batch in batches)}
+        return self.look_at_flush(id)
+
+    def look_at_flush(self, id: str) -> dict[str, Any]:
+        """How far a flush of this step's queue is, see `Flushes.look`; no numbers if it is not known."""
+        told = self._flushes.look(id, self._held()) or {}
+        return {"queue": self.settings.queue, "paused_why": self.paused_why, **told}
 
     def _pump(self) -> None:
         """Give the pool what it can run: never more, so that nothing hides in queues that a lost connection empties."""
@@ -232,6 +242,8 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         """Committed: the ONE place that acknowledges."""
         failpoints.hit("before_ack")
         self.source.ack(batch.deliveries)
+        for flush in batch.flushes:
+            flush.written(len(batch.deliveries))
         # Second: who hears that an event is stored must not see it delivered again because of a lost ack.
         if answers := split_answers(result.pop(ANSWERS, "")):
             self.source.answer(answers)

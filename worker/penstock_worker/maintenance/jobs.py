@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock_worker.maintenance.adopt import adopt_spools
+from penstock_worker.maintenance.flush import flush_workers
 from penstock_worker.maintenance.held import HeldLetters
 from penstock_worker.maintenance.job import Job
 from penstock_worker.maintenance.partitions import make_partitions
@@ -17,6 +18,12 @@ PARTITIONS_EVERY_S = 3600
 def all_jobs(settings: Settings) -> dict[str, Job]:
     """The jobs by name, as often as the settings say where the schedule says nothing else."""
     jobs = (
+        Job(
+            "flush",
+            "make workers write what they hold",
+            lambda work: flush_workers(work.settings, **work.arguments),
+            every_s=settings.flush_every_s,
+        ),
         Job("partitions", "make the months ahead", make_partitions, every_s=PARTITIONS_EVERY_S),
         Job(
             "adopt",
