@@ -19,7 +19,7 @@ from penstock_worker.stack.account import as_account, own_by_account
 from penstock_worker.stack.ports import LOOPBACK
 from penstock_worker.stack.process import end_leftovers
 from penstock_worker.stack.server import EmbeddedServer
-from penstock_worker.stack.wheels import find_package_folder
+from penstock_worker.wheels import find_package_folder
 
 __all__ = ["EmbeddedPostgres"]
 

@@ -16,7 +16,7 @@ from penstock_worker.errors import ConfigurationError
 from penstock_worker.stack.ports import LOOPBACK
 from penstock_worker.stack.process import end_leftovers
 from penstock_worker.stack.server import EmbeddedServer
-from penstock_worker.stack.wheels import find_package_folder
+from penstock_worker.wheels import find_package_folder
 
 __all__ = ["EmbeddedValkey"]
 
