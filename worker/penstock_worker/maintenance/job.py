@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
@@ -114,11 +114,11 @@ def run_job(
     started_by: str,
     is_dry_run: bool = False,
     arguments: Mapping[str, Any] | None = None,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    now: Callable[[], datetime] | None = None,
     progress: Progress = _say_nothing,
 ) -> Done:
     """
-    Run a job once.
+    Run a job once. What time it is says the database's clock, unless `now` does.
 
     Returns:
         How it ended: `skipped` where another run of it is under way, `away` where the database is, which is no failure: the
@@ -136,7 +136,9 @@ def run_job(
             if not is_alone:
                 return Done(job.name, "skipped", 0, {}, "another run is under way")
             row = _begin(connection, job, started_by, is_dry_run=is_dry_run)
-            work = Work(settings, registry, connection, now(), is_dry_run, arguments or {}, progress)
+            work = Work(
+                settings, registry, connection, now() if now else _clock(connection), is_dry_run, arguments or {}, progress
+            )
             try:
                 counts = job.run(work)
             except BaseException as exc:
@@ -178,6 +180,13 @@ def _alone(connection: Connection, job: Job) -> Iterator[bool]:
         # The server would do it at the connection's end, a moment after it: the next run may be sooner.
         with suppress(psycopg.Error):
             connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", parameters)
+
+
+def _clock(connection: Connection) -> datetime:
+    """The database's: what a run compares the time with was stamped there, and this machine's clock may be hours wrong."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # a SELECT without FROM has a row
+    return row[0]  # type: ignore[return-value]  # a timestamptz
 
 
 def _begin(connection: Connection, job: Job, started_by: str, *, is_dry_run: bool) -> int:
