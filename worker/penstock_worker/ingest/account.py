@@ -32,8 +32,9 @@ def count_outcomes(decoded: Decoded) -> dict[str, int]:
     """Events by outcome."""
     counts: Counter[str] = Counter(event.outcome.value for event in decoded.events)
     for block in decoded.blocks:
-        counts[Outcome.STORED.value] += len(block) - len(block.superseded)
+        counts[Outcome.STORED.value] += len(block) - len(block.superseded) - len(block.fenced)
         counts[Outcome.SUPERSEDED.value] += len(block.superseded)
+        counts[Outcome.FENCED.value] += len(block.fenced)
     for refused in decoded.refused:
         counts[refused.verdict.outcome.value] += refused.count
     return dict(+counts)
@@ -51,11 +52,12 @@ def entries_by_envelope(decoded: Decoded) -> Iterator[tuple[Envelope, Iterable[E
         if event.outcome is not Outcome.STORED:
             odd.setdefault(id(event.envelope), {})[event.index] = event.outcome.value
     for block in decoded.blocks:
-        for place in block.superseded:
-            odd.setdefault(id(block.envelopes[place]), {})[block.index(place)] = Outcome.SUPERSEDED.value
+        for places, outcome in ((block.superseded, Outcome.SUPERSEDED), (block.fenced, Outcome.FENCED)):
+            for place in places:
+                odd.setdefault(id(block.envelopes[place]), {})[block.index(place)] = outcome.value
     for refused in decoded.refused:
-        places = range(refused.first, refused.first + refused.count)
-        odd.setdefault(id(refused.envelope), {}).update(dict.fromkeys(places, refused.verdict.outcome.value))
+        refusal = dict.fromkeys(range(refused.first, refused.first + refused.count), refused.verdict.outcome.value)
+        odd.setdefault(id(refused.envelope), {}).update(refusal)
     for envelope in decoded.envelopes:
         yield envelope, _entries(envelope, odd.get(id(envelope), {}))
 

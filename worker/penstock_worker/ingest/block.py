@@ -48,6 +48,8 @@ class Block:
     span: tuple[datetime, datetime] | None = None
     #: Places of events that turned out to be superseded; all others are stored.
     superseded: set[int] = field(default_factory=set)
+    #: Places of events of erased people; of these a tombstone is written, see `fence`.
+    fenced: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.versions)
@@ -73,6 +75,7 @@ class Block:
             keys=rest(self.keys),
             parents=rest(self.parents),
             superseded=set(),
+            fenced=set(),
         )
 
     def index(self, place: int) -> int:

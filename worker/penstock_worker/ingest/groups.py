@@ -9,18 +9,28 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
+from penstock_schemas.record import RecordType
 from penstock_worker.ingest.block import Block, Key
 from penstock_worker.ingest.message import Envelope, Event
+from penstock_worker.ingest.reduce import Tombstone
 
 __all__ = ["Group", "Groups", "comparable", "groups_of", "with_repeated_keys"]
 
 
 @dataclass(slots=True)
 class Group:
-    """What is written to one table: single events, and events in blocks."""
+    """What is written to one table: single events, events in blocks, and what is written in place of refused ones."""
 
     events: list[Event] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    tombstones: list[Tombstone] = field(default_factory=list)
+
+    @property
+    def record(self) -> RecordType | None:
+        """The type of them all; None where there is nothing."""
+        if self.events:
+            return self.events[0].record
+        return self.blocks[0].record if self.blocks else None
 
 
 #: By record type.

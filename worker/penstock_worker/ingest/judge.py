@@ -61,7 +61,7 @@ def _limit(now_us: int, settings: Settings) -> int:
 
 def _judge_versions(events: Iterable[Event], limit: int, now_us: int) -> None:
     for event in events:
-        if event.version > limit:
+        if event.version > limit and event.verdict is None:
             ahead_s = (event.version - now_us) / 1_000_000
             event.end(Verdict(Outcome.HELD, "clock_ahead", f"{ahead_s:.0f} s ahead of the database's clock"))
 

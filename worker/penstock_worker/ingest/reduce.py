@@ -7,15 +7,17 @@ with a full record; those skip this module (`is_plain`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock_schemas.column import Rule
 from penstock_schemas.record import RecordType
 from penstock_worker.ingest.message import Event, Stamp
+from penstock_worker.ingest.outcome import Verdict
+from penstock_worker.store.privacy.erased import ERASED
 
-__all__ = ["Row", "fold", "is_plain", "stamp_text"]
+__all__ = ["Row", "Tombstone", "fold", "is_plain", "stamp_text"]
 
 _BASES = {Rule.NEWEST: "@full", Rule.STATE: "@state", Rule.FIRST: "@first"}
 
@@ -33,6 +35,27 @@ class Row:
     extra: dict[str, Any] | None = None
 
 
+@dataclass(slots=True)
+class Tombstone:
+    """
+    What is written of an event of an erased person: that its row is gone, up to a version.
+
+    Args:
+        key: As an event has it.
+        version: The highest that is refused.
+        oldest: The event's own, by which the row falls with its parent.
+        subject: Who was erased, as text; None where it is the parent that was.
+    """
+
+    key: tuple[Any, ...]
+    version: int
+    oldest: int
+    subject: str | None = None
+
+    def end(self, verdict: Verdict) -> None:
+        """A key that cannot be written has no row; the event has ended already."""
+
+
 def stamp_text(stamp: Stamp) -> str:
     """A stamp as text that sorts like it; `penstock.stamp` in SQL."""
     version, event_id = stamp
@@ -44,12 +67,14 @@ def is_plain(event: Event) -> bool:
     return not event.is_delete and event.data.keys() == event.record.by_name.keys()
 
 
-def fold(record: RecordType, events: Iterable[Event]) -> Row:
-    """The row that events of one key make, in any order and however often each occurs."""
+def fold(record: RecordType, events: Iterable[Event], tombstones: Sequence[Tombstone] = ()) -> Row:
+    """The row that events and tombstones of one key make, in any order and however often each occurs."""
     events = list(events)
     upserts = [event for event in events if not event.is_delete]
-    deleted = max((event.stamp for event in events if event.is_delete), default=None)
-    row = Row(events[0].key, deleted=deleted, oldest=min((event.version for event in upserts), default=None))
+    deleted = _deleted(events, tombstones)
+    versions = [*(event.version for event in upserts), *(tombstone.oldest for tombstone in tombstones)]
+    key = events[0].key if events else tombstones[0].key
+    row = Row(key, deleted=deleted, oldest=min(versions, default=None))
     live = _living(record, upserts, deleted)
     if live:
         row.newest = max(event.stamp for event in live)
@@ -60,6 +85,14 @@ def fold(record: RecordType, events: Iterable[Event]) -> Row:
         stamps = {name: stamp for name, (stamp, _) in winners.items() if _is_exception(record, name, stamp, bases)}
         row.stamps = None if _is_row_plain(bases, stamps, row.newest) else {**bases, **stamps}
     return row
+
+
+def _deleted(events: Iterable[Event], tombstones: Sequence[Tombstone]) -> Stamp | None:
+    """The last delete. That of an erasure stays one, also if a later delete takes it further."""
+    deletes = [event.stamp for event in events if event.is_delete]
+    if not tombstones:
+        return max(deletes, default=None)
+    return max(*(version for version, _ in deletes), *(tombstone.version for tombstone in tombstones), -1), ERASED
 
 
 def _living(record: RecordType, upserts: list[Event], deleted: Stamp | None) -> list[Event]:

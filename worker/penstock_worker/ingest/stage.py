@@ -16,7 +16,7 @@ from penstock_worker.ingest.block import Block
 from penstock_worker.ingest.groups import comparable
 from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Verdict
-from penstock_worker.ingest.reduce import Row, fold, is_plain, stamp_text
+from penstock_worker.ingest.reduce import Row, Tombstone, fold, is_plain, stamp_text
 from penstock_worker.store.copy_text import NULL, Encoder, encode, encoder_of, escaped, join_columns, join_lines, json_texts
 from penstock_worker.store.upsert import UpsertPlan
 
@@ -50,7 +50,7 @@ class Placeholder:
             child.end(verdict)
 
 
-Item = Event | Placeholder
+Item = Event | Placeholder | Tombstone
 Culprit = tuple[Item, Unwritable]
 #: Rows with what they are made of, and the places of rows, in their list, that cannot be written.
 _Made = tuple[Row, Sequence[Item]]
@@ -120,23 +120,33 @@ class Stage:
     def _split(self, items: Iterable[Item]) -> tuple[list[Event], list[_Made]]:
         """Full records that are alone with their key, and the folded rows of all others."""
         by_key: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
+        tombstones: dict[tuple[Any, ...], list[Tombstone]] = defaultdict(list)
         plain: list[Event] = []
         rows: list[_Made] = []
         for item in items:
             if isinstance(item, Event):
                 by_key[item.key].append(item)
+            elif isinstance(item, Tombstone):
+                tombstones[item.key].append(item)
             else:
                 rows.append((Row(item.key), [item]))
-        for events in by_key.values():
-            if len(events) == 1 and is_plain(events[0]):
+        for key, events in by_key.items():
+            if len(events) == 1 and key not in tombstones and is_plain(events[0]):
                 plain.append(events[0])
             else:
-                rows.append((fold(self._record, events), events))
+                erased = tombstones.pop(key, [])
+                rows.append((fold(self._record, events, erased), [*events, *erased]))
+        rows += [(fold(self._record, (), erased), erased) for erased in tombstones.values()]
         return plain, rows
 
     def _single(self, items: Iterable[Item]) -> tuple[list[Event], list[_Made]]:
         """Every event a row of its own."""
-        return [], [(fold(self._record, [item]) if isinstance(item, Event) else Row(item.key), [item]) for item in items]
+        return [], [(self._row_of(item), [item]) for item in items]
+
+    def _row_of(self, item: Item) -> Row:
+        if isinstance(item, Event):
+            return fold(self._record, [item])
+        return fold(self._record, (), [item]) if isinstance(item, Tombstone) else Row(item.key)
 
     @property
     def _record(self) -> RecordType:
@@ -157,7 +167,8 @@ class Stage:
         columns: list[Iterable[str]] = [block.texts.get(name, nulls) for name in self._names]
         stamps = None if block.is_full else self._stamps_of(block)
         lines = join_columns([*columns, *self._bookkeeping(versions, block.ids, stamps)])
-        return zip(block.keys, lines, strict=True)
+        pairs = zip(block.keys, lines, strict=True)
+        return (pair for place, pair in enumerate(pairs) if place not in block.fenced) if block.fenced else pairs
 
     def _stamps_of(self, block: Block) -> Iterable[str]:
         """What `fold` makes of one partial record: each column that it sets has its stamp."""

@@ -35,7 +35,9 @@ def supersede(rows: Iterable[tuple[Any, ...]], items: Iterable[Item], blocks: It
             item.outcome = Outcome.SUPERSEDED
     for block in blocks:
         for place, key in enumerate(block.keys):
-            if key in traces and stamp_text((block.versions[place], block.ids[place])) not in traces[key]:
+            if key not in traces or place in block.fenced:
+                continue
+            if stamp_text((block.versions[place], block.ids[place])) not in traces[key]:
                 block.superseded.add(place)
 
 
@@ -54,7 +56,8 @@ def supersede_fallen(events: Iterable[Event], blocks: Iterable[Block], field: st
             event.outcome = Outcome.SUPERSEDED
     for block in blocks:
         parents = enumerate(zip(block.versions, block.parents, strict=True))
-        block.superseded.update(place for place, (version, key) in parents if version <= deleted.get(key, -1))
+        fallen = {place for place, (version, key) in parents if version <= deleted.get(key, -1)}
+        block.superseded.update(fallen - block.fenced)
 
 
 def _traces(version: Any, event: Any, deleted_version: Any, deleted_event: Any, stamps: Any) -> set[str]:

@@ -5,28 +5,51 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 import psycopg
 
+from penstock_schemas.registry import Registry
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.blame import blame, is_of_table, one_line, verdict_on_table
 from penstock_worker.ingest.block import Block
+from penstock_worker.ingest.fence import refuse_children
 from penstock_worker.ingest.freshness import Freshness
 from penstock_worker.ingest.groups import Group, Groups, comparable
+from penstock_worker.ingest.message import Event
 from penstock_worker.ingest.outcome import Outcome, Verdict
+from penstock_worker.ingest.reduce import Tombstone
 from penstock_worker.ingest.stage import Culprit, Item, Placeholder, Stage, Staged, Unwritable
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.ingest.superseded import supersede, supersede_fallen
 from penstock_worker.store.careful import Search
 from penstock_worker.store.connection import Connection, Database
+from penstock_worker.store.privacy.children import note_erased
+from penstock_worker.store.privacy.erased import ERASED
+from penstock_worker.store.privacy.fences import subject_text
+from penstock_worker.store.privacy.kept import Grave, look_at_graves
 from penstock_worker.store.upsert import UpsertPlan
 
 __all__ = ["Tables"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Deletes:
+    """The versions at which parents were deleted, by key; `erased` are those whose person was."""
+
+    versions: dict[Any, int] = field(default_factory=dict)
+    erased: set[Any] = field(default_factory=set)
+
+    def add(self, key: Any, version: int, *, is_erased: bool = False) -> None:
+        """Note one of a parent's deletes."""
+        self.versions[key] = max(version, self.versions.get(key, 0))
+        if is_erased:
+            self.erased.add(key)
 
 
 class Tables:
@@ -36,10 +59,11 @@ class Tables:
     Args:
         database: The process's connection.
         stages: By record type, parents before children.
+        registry: The same types, for what is kept from an erasure.
     """
 
-    def __init__(self, database: Database, stages: Mapping[str, Stage]) -> None:
-        self._database, self._stages = database, stages
+    def __init__(self, database: Database, stages: Mapping[str, Stage], registry: Registry) -> None:
+        self._database, self._stages, self.registry = database, stages, registry
         self._freshness: dict[str, Freshness] = defaultdict(Freshness)
         #: By parent type: the types of its children, each with the field that holds the parent's key.
         self._children: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -94,19 +118,42 @@ class Tables:
             stage, group = self._stages[name], groups.get(name, Group())
             events = [event for event in group.events if event.verdict is None]
             watch.start("parents")
-            placeholders, deleted = self._parents(connection, name, Group(events, group.blocks), groups)
+            tombstones = self._tombstones(connection, name, group.tombstones, events) if group.tombstones else []
+            placeholders, deletes = self._parents(connection, name, Group(events, group.blocks, tombstones), groups)
             write = self._write_carefully if is_careful else self._write_table
-            write(connection, stage, [*events, *placeholders], group.blocks, watch)
+            write(connection, stage, [*events, *tombstones, *placeholders], group.blocks, watch)
             if any(event.verdict for event in events):
                 # A parent that was refused is missing after all: its children get a placeholder in its place.
                 events = [event for event in events if event.verdict is None]
-                missing, _ = self._parents(connection, name, Group(events, group.blocks), groups)
+                missing, _ = self._parents(connection, name, Group(events, group.blocks, tombstones), groups)
                 write(connection, stage, missing, (), watch)
-            self._supersede_fallen(name, groups, deleted)
+            self._end_fallen(name, groups, deletes)
 
-    def _parents(
-        self, connection: Connection, name: str, group: Group, groups: Groups
-    ) -> tuple[list[Placeholder], dict[Any, int]]:
+    def _tombstones(
+        self, connection: Connection, name: str, tombstones: Sequence[Tombstone], events: Sequence[Event]
+    ) -> list[Tombstone]:
+        """
+        Those that are written: not over a row that names somebody else by now, nor over one that is on hold.
+
+        Rows whose children are to be emptied are noted, in this transaction.
+        """
+        record = self._stages[name].plan.record
+        subject = record.declaration.subject
+        named = {event.key: subject_text(event.data[subject]) for event in events if subject and event.data.get(subject)}
+        graves = look_at_graves(connection, self.registry, record, [Grave(t.key, t.version, t.subject) for t in tombstones])
+        written, fresh = [], []
+        for place, tombstone in enumerate(tombstones):
+            is_others = tombstone.subject is not None and named.get(tombstone.key, tombstone.subject) != tombstone.subject
+            if place in graves.spared or is_others:
+                continue
+            written.append(tombstone)
+            if place not in graves.known:
+                fresh.append(tombstone)
+        if self._children[name]:
+            note_erased(connection, name, {tombstone.key[0]: tombstone.version for tombstone in fresh})
+        return written
+
+    def _parents(self, connection: Connection, name: str, group: Group, groups: Groups) -> tuple[list[Placeholder], Deletes]:
         """
         What the children in this batch need of table `name`: the parents that are missing, and when others were deleted.
 
@@ -118,36 +165,45 @@ class Tables:
         """
         by_key = self._wanted(name, groups)
         if not by_key:
-            return [], {}
+            return [], Deletes()
         rows = connection.execute(self._stages[name].plan.parents_of, [list(by_key)]).fetchall()
-        found = {row[0]: row[1] for row in rows}
-        written = {comparable(event.key) for event in group.events}.union(*(block.keys for block in group.blocks))
-        deleted = {key: int(str(version)) for key, version in found.items() if version is not None}
+        found = {key for key, _, _ in rows}
+        deletes = Deletes()
+        for key, version, event_id in rows:
+            if version is not None:
+                deletes.add(key, int(str(version)), is_erased=event_id == ERASED)
         for event in group.events:
             if event.is_delete:
-                deleted[event.key[0]] = max(event.version, deleted.get(event.key[0], 0))
-        return [item for key, item in by_key.items() if key not in found and comparable((key,)) not in written], deleted
+                deletes.add(event.key[0], event.version)
+        for tombstone in group.tombstones:
+            deletes.add(tombstone.key[0], tombstone.version, is_erased=True)
+        written = {comparable(event.key) for event in group.events}
+        written.update((comparable(tombstone.key) for tombstone in group.tombstones), *(block.keys for block in group.blocks))
+        return [item for key, item in by_key.items() if key not in found and comparable((key,)) not in written], deletes
 
     def _wanted(self, name: str, groups: Groups) -> dict[Any, Placeholder]:
         """The parents that are named by children in this batch."""
         by_key: dict[Any, Placeholder] = {}
-        for child, field in self._children[name]:
+        for child, column in self._children[name]:
             children = groups.get(child, Group())
             for event in children.events:
                 if event.verdict is None and not event.is_delete:
-                    key = event.data[field]
+                    key = event.data[column]
                     by_key.setdefault(key, Placeholder((key,))).children.append(event)
             for block in children.blocks:
                 for key in set(block.parents):
                     by_key.setdefault(key, Placeholder((key,)))
         return by_key
 
-    def _supersede_fallen(self, name: str, groups: Groups, deleted: dict[Any, int]) -> None:
-        if not deleted:
+    def _end_fallen(self, name: str, groups: Groups, deletes: Deletes) -> None:
+        """End the children that are not newer than their parent's delete."""
+        if not deletes.versions:
             return
-        for child, field in self._children[name]:
+        for child, column in self._children[name]:
             children = groups.get(child, Group())
-            supersede_fallen(children.events, children.blocks, field, deleted)
+            if deletes.erased:
+                refuse_children(children, column, {key: deletes.versions[key] for key in deletes.erased})
+            supersede_fallen(children.events, children.blocks, column, deletes.versions)
 
     def _write_table(
         self, connection: Connection, stage: Stage, items: Sequence[Item], blocks: Sequence[Block], watch: Stopwatch

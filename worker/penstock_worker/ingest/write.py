@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -28,10 +29,12 @@ from penstock_worker.ingest.block import Block
 from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.ingest.claim import Claim
 from penstock_worker.ingest.decode import Decoded, decode, dissolve, refuse_whole
+from penstock_worker.ingest.fence import refuse_erased
 from penstock_worker.ingest.groups import Groups, groups_of, with_repeated_keys
 from penstock_worker.ingest.judge import judge, untimely
 from penstock_worker.ingest.message import Envelope, Message, RawMessage
 from penstock_worker.ingest.outcome import Outcome, Verdict
+from penstock_worker.ingest.refuse_unread import refuse_unread
 from penstock_worker.ingest.stage import Stage
 from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.ingest.tables import Tables
@@ -40,6 +43,7 @@ from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, Database, connect_with
 from penstock_worker.store.dead_letters import fingerprints_over_rate, record_letters
 from penstock_worker.store.ledger import record_entries, record_sightings
+from penstock_worker.store.privacy.fences import Fences
 from penstock_worker.store.sqlstate import Answer, answer_to
 from penstock_worker.store.upsert import UpsertPlan
 
@@ -89,7 +93,8 @@ class Writer:
         self.settings = settings
         self.validators = Validators(registry)
         self.blocks = BlockReader(self.validators)
-        self.tables = Tables(database, {name: Stage(UpsertPlan(record)) for name, record in registry.items()})
+        self.tables = Tables(database, {name: Stage(UpsertPlan(record)) for name, record in registry.items()}, registry)
+        self.fences = Fences()
         self._sleep = sleep
         self._known_epochs: set[UUID] = set()
 
@@ -136,6 +141,7 @@ class Writer:
                 dissolve(decoded, self.validators, _envelopes(decoded.blocks))
             for block in decoded.blocks:
                 block.superseded.clear()
+                block.fenced.clear()
             for event in decoded.events:
                 event.outcome, event.verdict = Outcome.STORED, None
             for refused, verdict in original:
@@ -178,6 +184,7 @@ class Writer:
         decoded.envelopes.append(Envelope(message, epoch=epoch, reply_to=new_address(), query=[(0, 0)]))
         try:
             with self.database.transaction(is_rehearsal=True) as connection:
+                self._begin(connection)
                 self._account(connection, decoded, None)
         except psycopg.Error as exc:
             self.database.close()
@@ -190,9 +197,11 @@ class Writer:
         with self.database.transaction(is_rehearsal=claim is not None and claim.is_rehearsal) as connection:
             if claim:
                 decoded = claim.take(connection, decoded)
-            groups = self._groups(decoded, fitting, self._now_us(connection))
+            groups = self._groups(decoded, fitting, self._begin(connection))
             self.tables.write(connection, groups, watch, is_careful=is_careful)
             watch.start("account")
+            if not self.fences.is_empty:
+                refuse_unread(connection, decoded.refused, self.fences, self.tables.registry)
             answers = self._account(connection, decoded, claim)
             failpoints.hit("before_commit")
             watch.start("commit")
@@ -220,6 +229,8 @@ class Writer:
             dissolve(decoded, self.validators, doubtful)
             groups = groups_of(decoded.events, decoded.blocks)
         groups = {name: group for name, group in groups.items() if name in fitting}
+        if not self.fences.is_empty:
+            refuse_erased(groups, self.fences)
         judge(groups, now_us, self.settings)
         return groups
 
@@ -229,10 +240,17 @@ class Writer:
         # A query is no sighting: its epoch may be one that no event ever came from.
         self._known_epochs.update(envelope.epoch for envelope in decoded.envelopes if envelope.epoch and not envelope.query)
 
-    def _now_us(self, connection: Connection) -> int:
-        """The database's clock, in microseconds: the one clock that events of all producers are held against."""
-        (now,) = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone() or (0,)
-        return int(str(now))
+    def _begin(self, connection: Connection) -> int:
+        """
+        Let erasures see the transaction, and know the fences: first of all, lest it know less than it writes after.
+
+        Returns:
+            The database's clock, in microseconds: the one clock that events of all producers are held against.
+        """
+        row = connection.execute("SELECT now_us, erasures FROM penstock.begin_batch()").fetchone()
+        now_us, erasures = cast("tuple[int, int | None]", row)
+        self.fences.refresh(connection, erasures)
+        return now_us
 
     def _account(self, connection: Connection, decoded: Decoded, claim: Claim | None) -> str:
         if claim:

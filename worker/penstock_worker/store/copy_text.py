@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "join_columns",
     "join_lines",
     "json_texts",
+    "unescaped",
 ]
 
 NULL = "\\N"
@@ -39,6 +41,8 @@ MAX_OFFSET = "15:59"
 _NUL = "\x00"
 #: In this order: the backslash first, lest it escape the escapes.
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
+_ESCAPED = {written: mark for mark, written in _ESCAPES}
+_ESCAPE = re.compile(r"\\[\\nrt]")
 
 #: Non-null values of a column to escaped text; raises ValueError for one that PostgreSQL would refuse or Python not read back.
 Encoder = Callable[[Iterable[Any]], list[str]]
@@ -82,6 +86,11 @@ def _without_marks(text: str) -> str:
     for mark, written in _ESCAPES:
         text = text.replace(mark, written)
     return text
+
+
+def unescaped(text: str) -> str:
+    """A text as it was before `escaped`."""
+    return _ESCAPE.sub(lambda match: _ESCAPED[match[0]], text) if "\\" in text else text
 
 
 def encode(encoder: Encoder, values: Sequence[Any]) -> list[str]:

@@ -19,6 +19,7 @@ from functools import cached_property
 
 from penstock_schemas.column import Column, Kind, Rule
 from penstock_schemas.record import RecordType
+from penstock_worker.store.privacy.erased import ERASED
 
 __all__ = ["BASES", "UpsertPlan", "literal", "quote"]
 
@@ -145,12 +146,18 @@ class UpsertPlan:
         kinds = {column.name: column.kind for column in self.record.columns}
         return {name: str(kinds.get(name) or own[name]) for name in self.names}
 
+    def state_stamp(self, row: str) -> str:
+        """The stamp of the state in a stored row of this name; NULL where no event has told the state."""
+        lifecycle = self.record.declaration.lifecycle
+        assert lifecycle is not None, "only types with a lifecycle have a state"
+        return self._stamp_of(row, self.record.by_name[lifecycle.field])
+
     @cached_property
     def parents_of(self) -> str:
-        """Which of the given keys exist, and the version at which each was deleted; one array parameter."""
+        """Which of the given keys exist, the version at which each was deleted, and by whom; one array parameter."""
         (key,) = (quote(name) for name in self.record.key)
         (kind,) = (self.record.by_name[name].kind for name in self.record.key)
-        return f"SELECT {key}, _deleted_version FROM {self.table} WHERE {key} = ANY(%s::{kind}[])"
+        return f"SELECT {key}, _deleted_version, _deleted_event::text FROM {self.table} WHERE {key} = ANY(%s::{kind}[])"
 
     @cached_property
     def _columns(self) -> str:
@@ -169,7 +176,11 @@ class UpsertPlan:
         if self.has_oldest:
             sets.append("_oldest = LEAST(excluded._oldest, t._oldest)")
         if self.has_deletes:
-            sets += [f"{name} = CASE WHEN {_DELETED_LATER} THEN excluded.{name} ELSE t.{name} END" for name in _DELETED]
+            version, event = (f"CASE WHEN {_DELETED_LATER} THEN excluded.{name} ELSE t.{name} END" for name in _DELETED)
+            # An erasure's tombstone stays one, also if a later delete takes it further: it is never purged.
+            is_erased = f"{literal(ERASED)} IN (t._deleted_event, excluded._deleted_event)"
+            event = f"CASE WHEN {is_erased} THEN {literal(ERASED)} ELSE {event} END"
+            sets += [f"_deleted_version = {version}", f"_deleted_event = {event}"]
         sets.append(
             f"_stamps = CASE WHEN NOT ({self._is_slow}) OR {self._is_gone} THEN NULL "
             f"WHEN {is_onward} THEN {self._stamps('t')} || excluded._stamps ELSE {self._merged_stamps()} END"
