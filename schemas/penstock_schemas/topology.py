@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DELIVERY_LIMIT", "dead_queue", "queues"]
+__all__ = ["CHANGES_EXCHANGE", "DELIVERY_LIMIT", "dead_queue", "queues"]
 
+#: The topic exchange on which the worker's side tells services what has changed, on both brokers.
+CHANGES_EXCHANGE = "penstock.changes"
 DELIVERY_LIMIT = 1_000_000
 
 

@@ -26,7 +26,7 @@ from penstock_worker.errors import BrokerAway, ConfigurationError
 from penstock_worker.redis_look import Seen, read_messages
 from penstock_worker.settings import Settings
 
-__all__ = ["QueueLook", "find_message", "look_at_queue", "workers_stats"]
+__all__ = ["QueueLook", "find_message", "look_at_queue", "waiting_messages", "workers_stats"]
 
 #: Seconds that workers have to answer where their number is known, so that nobody waits longer than the last one.
 ANSWER_ALL_S = 5.0
@@ -86,6 +86,21 @@ def look_at_queue(settings: Settings) -> QueueLook:
     return _look_at_redis(settings) if settings.broker.startswith("redis") else _look_at_rabbitmq(settings)
 
 
+def waiting_messages(settings: Settings) -> int:
+    """
+    How many messages no worker has, without a look at them.
+
+    Raises:
+        BrokerAway: It cannot be reached, or does not say.
+        ConfigurationError: Its URL cannot be right.
+    """
+    if settings.broker.startswith("redis"):
+        with _redis(settings) as client:
+            return int(client.llen(settings.queue))
+    with _rabbitmq(settings) as connection:
+        return _declared(connection, settings.queue)[0]
+
+
 def find_message(settings: Settings, event_id: UUID) -> Seen | None:
     """
     The message that holds an event. None if it does not wait, and on RabbitMQ always.
@@ -131,19 +146,25 @@ def _redis(settings: Settings) -> Iterator[redis.Redis]:
         raise BrokerAway(_first_line(exc)) from exc
 
 
-def _look_at_rabbitmq(settings: Settings) -> QueueLook:
+@contextmanager
+def _rabbitmq(settings: Settings) -> Iterator[Connection]:
     connection = Connection(settings.broker, connect_timeout=settings.connect_timeout_s)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=settings.connect_timeout_s)
+        yield connection
+    except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
+        raise BrokerAway(_first_line(exc)) from exc
+    finally:
+        connection.release()
+
+
+def _look_at_rabbitmq(settings: Settings) -> QueueLook:
+    with _rabbitmq(settings) as connection:
         waiting, consumers = _declared(connection, settings.queue)
         # Where nobody consumes, whatever was in hand went back.
         held = _held_by_workers(settings, consumers) if consumers else 0
         # Once more: what a worker gave back between the two questions is in neither answer.
         waiting = max(waiting, _declared(connection, settings.queue)[0])
-    except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
-        raise BrokerAway(_first_line(exc)) from exc
-    finally:
-        connection.release()
     return QueueLook(waiting, held, is_readable=False)
 
 

@@ -212,8 +212,9 @@ def _parent_deleted(registry: Registry, record: RecordType) -> sql.Composable:
 
 
 def _columns_of(stamps: dict[str, str] | None) -> dict[str, list[str]]:
-    """A stamp ends with its event's id in 32 digits."""
+    """A stamp ends with its event's id in 32 digits; recovery's is that of the event whose state it replaced, and a plus."""
     columns: dict[str, list[str]] = {}
     for name, stamp in (stamps or {}).items():
-        columns.setdefault(str(UUID(stamp[-32:])), []).append(name)
+        event = "recovery" if stamp.endswith("+") else str(UUID(stamp[-32:]))
+        columns.setdefault(event, []).append(name)
     return columns

@@ -1,0 +1,34 @@
+"""
+Whether everything that services have sent is in the tables, or nearly so: only then does silence mean something.
+
+The queue's depth and the workers say it together: where they work, fewer messages than the setting are written within
+seconds. So the age of the oldest message is not asked, which RabbitMQ would not tell either.
+"""
+
+from __future__ import annotations
+
+from penstock_worker.errors import BrokerAway
+from penstock_worker.queue_look import waiting_messages, workers_stats
+from penstock_worker.settings import Settings
+
+__all__ = ["why_deaf"]
+
+
+def why_deaf(settings: Settings) -> str | None:
+    """
+    Why events may be on their way for longer than seconds, in a few words; None where they are not.
+
+    Raises:
+        ConfigurationError: The broker's URL cannot be right.
+    """
+    try:
+        waiting = waiting_messages(settings)
+        steps = workers_stats(settings) if waiting <= settings.recovery_backlog_messages else {}
+    except BrokerAway as exc:
+        return f"the broker is away: {exc}"
+    if waiting > settings.recovery_backlog_messages:
+        return f"{waiting:,} messages wait"
+    if not steps:
+        return "no worker answers"
+    troubles = [step.get("stalled_why") or step.get("paused_why") for step in steps.values()]
+    return None if None in troubles else f"no worker works: {next(iter(troubles))}"
