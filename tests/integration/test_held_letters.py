@@ -16,6 +16,7 @@ from penstock_worker.letters.replay import Replay
 from penstock_worker.letters.summary import Summary
 from penstock_worker.maintenance.job import run_job
 from penstock_worker.maintenance.jobs import all_jobs
+from penstock_worker.maintenance.schedule.scheduler import defaults_of
 from penstock_worker.settings import Settings
 from penstock_worker.store.dead_letters import Letter
 from tests.replaying import VERSION, Office, event, without
@@ -337,9 +338,9 @@ def test_a_database_that_is_away_ends_the_run_in_order() -> None:
 
 def test_beat_sends_it(office: Office) -> None:
     office.write(*jobs(2))
-    app = create_app(office.settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0", "held_replay_every_s": 7.0}))
+    settings = office.settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0", "held_replay_every_s": 7.0})
 
-    entry = app.conf.beat_schedule["held"]
+    entry = defaults_of(settings)["held"]
 
-    assert entry == {"task": "penstock.maintain.held", "schedule": 7.0, "options": {"expires": 7.0}}
-    assert app.tasks[entry["task"]]()["counts"] == {"letters": 2, "remaining": 0, "stored": 2}
+    assert (entry.task, entry.every_s, entry.cron) == ("penstock.maintain.held", 7.0, None)
+    assert create_app(settings).tasks[entry.task]()["counts"] == {"letters": 2, "remaining": 0, "stored": 2}

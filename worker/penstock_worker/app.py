@@ -21,13 +21,17 @@ from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
 from penstock_worker.ingest.tasks import register_tasks
 from penstock_worker.ingest.watch import WatchStep
-from penstock_worker.maintenance.tasks import beat_schedule, register_maintenance
+from penstock_worker.maintenance.schedule.results import note_results
+from penstock_worker.maintenance.tasks import register_maintenance
 from penstock_worker.settings import Settings, load_settings
 from penstock_worker.store.retention_policy import registry_for
 
 __all__ = ["MAINTENANCE_QUEUE", "app", "create_app"]  # noqa: F822  # `app` is made by __getattr__
 
 MAINTENANCE_QUEUE = "penstock.maintenance"
+
+#: By name: a worker need not load it.
+SCHEDULER = "penstock_worker.maintenance.schedule.scheduler:PostgresScheduler"
 
 
 def create_app(settings: Settings) -> Celery:
@@ -64,8 +68,8 @@ def create_app(settings: Settings) -> Celery:
         # Control commands are answered soon or never: no queue of them outlives its worker by much.
         control_queue_expires=60.0,
         event_queue_expires=60.0,
-        beat_schedule=beat_schedule(settings),
-        beat_schedule_filename=str(settings.schedule_file),
+        beat_scheduler=SCHEDULER,
+        include=list(settings.tasks),
     )
     app.steps["worker"].add(WatchStep)
     app.steps["consumer"].add(IngestStep)
@@ -73,6 +77,7 @@ def create_app(settings: Settings) -> Celery:
     register_maintenance(app, settings, registry)
     register_control()
     failpoints.configure(settings.failpoints)
+    note_results()
     return app
 
 

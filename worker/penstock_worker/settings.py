@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="postgresql://...; empty starts an embedded PostgreSQL")
     records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
     migrations: str = Field("", description="Folders of migrations beside entry points, package=folder, separated by commas")
+    tasks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Modules with Celery tasks of your own, separated by commas"
+    )
     queue: str = Field("penstock.events", description="The queue of events")
 
     concurrency: int = Field(2, ge=1, description="Pool children, each with one database connection")
@@ -95,9 +98,8 @@ class Settings(BaseSettings):
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
-    schedule_file: Path = Field(Path(".penstock") / "beat-schedule", description="Where beat keeps the last runs")
 
-    @field_validator("records", mode="before")
+    @field_validator("records", "tasks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -17,7 +17,11 @@ def register(app: typer.Typer) -> None:
 
 
 def beat() -> None:
-    """Run Celery's beat with the maintenance schedule."""
+    """
+    Run Celery's beat with the schedule that is in PostgreSQL.
+
+    As many as you like: one of them leads, and the others stand by.
+    """
     settings = load_settings()
-    settings.schedule_file.parent.mkdir(parents=True, exist_ok=True)
+    settings.database  # noqa: B018  # raises where it is not set
     replace_by(beat_command(settings), settings)

@@ -13,17 +13,9 @@ from penstock_worker.maintenance.job import Done, Job, run_job
 from penstock_worker.maintenance.jobs import all_jobs
 from penstock_worker.settings import Settings
 
-__all__ = ["beat_schedule", "register_maintenance"]
+__all__ = ["register_maintenance"]
 
 logger = logging.getLogger(__name__)
-
-
-def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What beat sends, and how often. A run that is not taken before the next one is due expires."""
-    return {
-        job.name: {"task": job.task, "schedule": job.every_s, "options": {"expires": job.every_s}}
-        for job in all_jobs(settings).values()
-    }
 
 
 def register_maintenance(app: Celery, settings: Settings, registry: Registry) -> None:
