@@ -7,7 +7,6 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import pytest
 from pytest_celery import CeleryTestSetup
@@ -43,7 +42,7 @@ def held(setup: CeleryTestSetup, *names: str) -> int:
     return sum(answer["penstock"]["held_messages"] for answer in answers.values())
 
 
-def test_what_workers_hold_is_committed_when_flush_returns(
+def test_what_workers_hold_is_committed_by_a_flush_by_hand_and_by_beats(
     witness: Witness,
     worker_options: dict[str, object],
     new_worker: Callable[[], WorkerProcess],
@@ -80,6 +79,17 @@ def test_what_workers_hold_is_committed_when_flush_returns(
     witness.assert_all_stored()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("41 events in 3 messages of 2 workers are committed, in ")
+
+    witness.publish(20)
+    until(lambda: held(setup, *names) == 2)
+    setup.app.send_task("penstock.maintain.flush", queue="penstock.maintenance")  # as beat does
+
+    witness.wait_until_told()
+    witness.assert_all_stored()
+    ((told,),) = until(
+        lambda: witness.query("SELECT counts FROM penstock.maintenance_runs WHERE state = 'done' AND started_by = 'beat'")
+    )
+    assert (told["events"], list(told["workers"])) == (21, sorted(names))
 
 
 @pytest.mark.parametrize("failpoints", ["before_commit=wait"], indirect=True)
@@ -152,20 +162,3 @@ def test_without_workers_flush_says_so(flush: Flush, broker_url: str) -> None:
     no_broker = flush(PENSTOCK_BROKER_URL="redis://127.0.0.1:1/0")
     assert (no_broker.returncode, no_broker.stderr.count("\n")) == (2, 1)
     assert no_broker.stderr.startswith("penstock: the broker cannot be reached: ")
-
-
-def test_beat_flushes_too(witness: Witness, worker_options: dict[str, object], request: pytest.FixtureRequest) -> None:
-    worker_options.update(ONLY_BY_FLUSH)
-    setup: CeleryTestSetup = request.getfixturevalue("celery_setup")
-    witness.publish(20)
-    until(lambda: held(setup, setup.worker.hostname()) == 2)
-
-    setup.app.send_task("penstock.maintain.flush", queue="penstock.maintenance")
-
-    witness.wait_until_told()
-    witness.assert_all_stored()
-    rows: list[tuple[Any, ...]] = until(
-        lambda: witness.query("SELECT started_by, counts FROM penstock.maintenance_runs WHERE state = 'done'")
-    )
-    ((started_by, counts),) = rows
-    assert (started_by, counts["events"], list(counts["workers"])) == ("beat", 21, [setup.worker.hostname()])

@@ -90,7 +90,7 @@ def test_what_is_stored_stays_through_a_kill_9_and_through_ctrl_c(up: Up) -> Non
     """Three runs in one folder; the second ends what the killed first one has left."""
     up.start()
     first = up.stack
-    assert set(first["pids"]) == {"worker", "beat", "flower", "PostgreSQL", "Valkey"}
+    assert set(first["pids"]) == {"worker", "maintenance", "beat", "flower", "PostgreSQL", "Valkey"}
     publish(up.folder, '{"session_id": "s-1", "status": "running"}')
     wait_for(lambda: stored_sessions(first["database_url"]) == ["s-1"])
     orphans = up.children()
@@ -99,7 +99,7 @@ def test_what_is_stored_stays_through_a_kill_9_and_through_ctrl_c(up: Up) -> Non
 
     up.start()
     assert [process.as_dict(["name", "ppid", "cmdline", "status"]) for process in orphans if is_alive(process)] == []
-    assert "ended what a killed run had left: worker, beat, flower, PostgreSQL, Valkey" in up.recent_log()
+    assert "ended what a killed run had left: worker, maintenance, beat, flower, PostgreSQL, Valkey" in up.recent_log()
     publish(up.folder, '{"session_id": "s-2"}')
     wait_for(lambda: stored_sessions(up.stack["database_url"]) == ["s-1", "s-2"])
     family = up.children()
@@ -162,7 +162,7 @@ def test_flower_shows_and_does_not_control(running: Up) -> None:
 def test_given_urls_are_used_and_no_server_is_started(up: Up, empty_database_url: str, valkey_url: str) -> None:
     up._env |= {"PENSTOCK_DATABASE_URL": empty_database_url, "PENSTOCK_BROKER_URL": valkey_url}
     up.start()
-    assert set(up.stack["pids"]) == {"worker", "beat", "flower"}
+    assert set(up.stack["pids"]) == {"worker", "maintenance", "beat", "flower"}
     assert up.stack["database_url"] == empty_database_url
     assert valkey_url not in up.recent_log()
     publish(up.folder, '{"session_id": "s-1"}')

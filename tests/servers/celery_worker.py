@@ -71,7 +71,8 @@ class WorkerProcess(LocalProcess):
 
     def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
         self.hostname = f"{name}@test"
-        settings = Settings(concurrency=int(environment["PENSTOCK_CONCURRENCY"]))
+        only = environment.get("PENSTOCK_WORKER_ONLY")
+        settings = Settings.model_validate({"concurrency": int(environment["PENSTOCK_CONCURRENCY"]), "worker_only": only})
         super().__init__(
             name,
             worker_command(settings, self.hostname),

@@ -71,8 +71,9 @@ def create_app(settings: Settings) -> Celery:
         beat_scheduler=SCHEDULER,
         include=list(settings.tasks),
     )
-    app.steps["worker"].add(WatchStep)
-    app.steps["consumer"].add(IngestStep)
+    if settings.worker_only != "maintenance":
+        app.steps["worker"].add(WatchStep)
+        app.steps["consumer"].add(IngestStep)
     register_tasks(app, settings, registry)
     register_maintenance(app, settings, registry)
     register_control()

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     )
     queue: str = Field("penstock.events", description="The queue of events")
 
+    worker_only: Literal["ingest", "maintenance"] | None = Field(None, description="What a worker does; empty does both")
     concurrency: int = Field(2, ge=1, description="Pool children, each with one database connection")
     batch_max_events: int = Field(5_000, ge=1, description="Events that fill a batch")
     batch_max_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Bytes that fill a batch")

@@ -1,7 +1,8 @@
-"""`penstock worker`: consume events and write them, in the foreground."""
+"""`penstock worker`: consume events and write them, run maintenance, in the foreground."""
 
 from __future__ import annotations
 
+import enum
 import os
 from typing import Annotated
 
@@ -20,17 +21,34 @@ def register(app: typer.Typer) -> None:
     app.command("worker")(worker)
 
 
+class Only(enum.StrEnum):
+    """What a worker can be for."""
+
+    INGEST = "ingest"
+    MAINTENANCE = "maintenance"
+
+
 def worker(
+    only: Annotated[
+        Only | None,
+        typer.Option(help="Only consume events, or only run maintenance. Default: PENSTOCK_WORKER_ONLY, else both."),
+    ] = None,
     concurrency: Annotated[int | None, typer.Option("--concurrency", "-c", min=1, help="Pool children.")] = None,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The node's name; unique by default.")] = None,
     pool: Annotated[str, typer.Option(help="The kind of pool; prefork is the only one.")] = "prefork",
 ) -> None:
-    """Run one Celery worker that writes events into the database; SIGTERM finishes what runs and gives the rest back."""
+    """
+    Run one Celery worker, which writes events into the database and runs maintenance.
+
+    SIGTERM finishes what runs and gives the rest back. Beside workers `--only ingest`, one or two `--only maintenance` keep long
+    jobs away from the pool children that write events.
+    """
     if pool != "prefork":
         raise ConfigurationError(
             f"the pool {pool!r} cannot run batches: a killed batch must not take its worker along; use prefork"
         )
-    settings = load_settings(**({} if concurrency is None else {"concurrency": concurrency}))
+    given = {"concurrency": concurrency, "worker_only": only and only.value}
+    settings = load_settings(**{option: value for option, value in given.items() if value is not None})
     _check_database(settings)
     # The pid stays the same through the replacement, so the name is unique on this host.
     replace_by(worker_command(settings, name or f"penstock-{os.getpid()}@%h"), settings)

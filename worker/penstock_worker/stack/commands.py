@@ -20,18 +20,19 @@ _TASK_QUEUE = "penstock.maintenance"
 
 def worker_command(settings: Settings, name: str) -> list[str]:
     """
-    One worker with prefork children.
+    One worker with prefork children: for events, for maintenance, or for both.
 
     Events are on, for Flower. Gossip and mingle are off: workers have nothing to tell each other, and it costs start time
     and a queue each.
     """
-    words = ["worker", "--pool", "prefork", "--concurrency", str(settings.concurrency), "-Q", _TASK_QUEUE]
+    words = ["worker", "--pool", "prefork", "--concurrency", str(settings.concurrency)]
+    words += ["-X" if settings.worker_only == "ingest" else "-Q", _TASK_QUEUE]
     words += ["-E", "-n", name, "--loglevel", settings.log_level, "--without-gossip", "--without-mingle"]
     return [*_CELERY, *words]
 
 
 def beat_command(settings: Settings) -> list[str]:
-    return [*_CELERY, "beat", "--loglevel", settings.log_level]
+    return [*_CELERY, "beat", "--schedule", str(settings.schedule_file), "--loglevel", settings.log_level]
 
 
 def flower_command(settings: Settings, address: str, port: int) -> list[str]:
@@ -41,6 +42,6 @@ def flower_command(settings: Settings, address: str, port: int) -> list[str]:
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
-    """What tells a child process the addresses that this process found."""
-    urls = {"PENSTOCK_BROKER_URL": settings.broker_url, "PENSTOCK_DATABASE_URL": settings.database_url}
-    return {name: url for name, url in urls.items() if url}
+    """What tells a child process the addresses that this process found, and what was decided here."""
+    values = {name: getattr(settings, name) for name in ("broker_url", "database_url", "worker_only", "concurrency")}
+    return {f"PENSTOCK_{name.upper()}": str(value) for name, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""Worker, beat and Flower as programs: when each of them is ready."""
+"""Workers, beat and Flower as programs: when each of them is ready."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _PING_S = 0.5
 class Worker(ManagedProcess):
     """Ready when its control commands answer, which is after its consumer has started."""
 
-    def __init__(self, settings: Settings, *, log: Path, cwd: Path) -> None:
-        super().__init__("worker", log=log, env=service_environment(settings), cwd=cwd)
+    def __init__(self, name: str, settings: Settings, *, log: Path, cwd: Path) -> None:
+        super().__init__(name, log=log, env=service_environment(settings), cwd=cwd)
         self._settings = settings
-        self.node = f"penstock@{socket.gethostname()}"
+        node = "penstock-maintenance" if settings.worker_only == "maintenance" else "penstock"
+        self.node = f"{node}@{socket.gethostname()}"
 
     def command(self) -> Sequence[str]:
         return worker_command(self._settings, self.node)

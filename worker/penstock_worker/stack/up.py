@@ -33,10 +33,12 @@ from penstock_worker.store.retention_policy import registry_for
 __all__ = ["SERVICES", "Stack", "start_stack"]
 
 #: What runs beside the servers; also the order in which it is stopped.
-SERVICES = ("worker", "beat", "flower")
+SERVICES = ("worker", "maintenance", "beat", "flower")
 
-#: How long the worker has to finish the batches that run.
-_WORKER_STOP_S = 60
+#: Pool children of the worker for maintenance: a job that takes an hour keeps none of the others waiting.
+_MAINTENANCE_CONCURRENCY = 2
+#: How long the worker has to finish the batches that run, and maintenance its jobs, which go on where they were stopped.
+_STOP_S, _MAINTENANCE_STOP_S = 60.0, 10.0
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def start_stack(
 
         settings: Read from the environment where not given; servers are started for the URLs that they lack.
 
-        services: Which of worker, beat and flower to run.
+        services: Which to run. A worker without one for maintenance beside it does both.
 
         say: Gets a line whenever something happens that a person should know.
 
@@ -124,7 +126,7 @@ class Stack:
         self._supervisor.stop()
         try:
             for process in self.processes.values():
-                process.stop(_WORKER_STOP_S)
+                process.stop(_MAINTENANCE_STOP_S if process.name == "maintenance" else _STOP_S)
         finally:
             for process in self.processes.values():
                 process.kill()
@@ -179,7 +181,8 @@ class Stack:
     def _start_services(self, flower_port: int) -> None:
         cwd = self._base.parent
         services: list[ManagedProcess] = [
-            Worker(self.settings, log=self._log("worker"), cwd=cwd),
+            Worker("worker", self._for_events(), log=self._log("worker"), cwd=cwd),
+            Worker("maintenance", self._for_maintenance(), log=self._log("maintenance"), cwd=cwd),
             Beat(self.settings, log=self._log("beat"), cwd=cwd),
             Flower(self.settings, flower_port, log=self._log("flower"), cwd=cwd),
         ]
@@ -194,6 +197,12 @@ class Stack:
             self._record()
         self._wait_ready()
         self.flower_url = next((service.url for service in chosen if isinstance(service, Flower)), None)
+
+    def _for_events(self) -> Settings:
+        return self.settings.model_copy(update={"worker_only": "ingest"} if "maintenance" in self._services else {})
+
+    def _for_maintenance(self) -> Settings:
+        return self.settings.model_copy(update={"worker_only": "maintenance", "concurrency": _MAINTENANCE_CONCURRENCY})
 
     def _wait_ready(self) -> None:
         for service in self._workers:
