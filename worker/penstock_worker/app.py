@@ -77,8 +77,8 @@ def create_app(settings: Settings) -> Celery:
     register_tasks(app, settings, registry)
     register_maintenance(app, settings, registry)
     register_control()
-    failpoints.configure(settings.failpoints)
     note_results()
+    failpoints.configure(settings.failpoints)
     return app
 
 

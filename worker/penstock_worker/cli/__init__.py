@@ -35,13 +35,13 @@ _COMMANDS = (
     "trace",
     "dead-letters",
     "maintenance",
+    "schedule",
     "dump",
 )
 
 #: What a shell calls the mistake of a person, and the end by Ctrl-C.
 _EXIT_MISTAKE = 2
 _EXIT_INTERRUPTED = 130
-    "schedule",
 
 app = typer.Typer(
     no_args_is_help=True,
