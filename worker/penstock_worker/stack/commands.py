@@ -32,7 +32,7 @@ def worker_command(settings: Settings, name: str) -> list[str]:
 
 
 def beat_command(settings: Settings) -> list[str]:
-    return [*_CELERY, "beat", "--schedule", str(settings.schedule_file), "--loglevel", settings.log_level]
+    return [*_CELERY, "beat", "--loglevel", settings.log_level]
 
 
 def flower_command(settings: Settings, address: str, port: int) -> list[str]:
