@@ -10,7 +10,7 @@ from penstock_worker.errors import ConfigurationError
 from penstock_worker.retention_setting import parse_retention
 from penstock_worker.settings import Settings, load_settings
 from penstock_worker.store.months import kept_months
-from penstock_worker.store.retention_policy import Policy, policy_of, registry_for
+from penstock_worker.store.retention.policy import Policy, policy_of, registry_for
 
 
 def test_a_setting_names_types_with_how_long_they_are_kept():

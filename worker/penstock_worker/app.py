@@ -24,7 +24,7 @@ from penstock_worker.ingest.watch import WatchStep
 from penstock_worker.maintenance.schedule.results import note_results
 from penstock_worker.maintenance.tasks import register_maintenance
 from penstock_worker.settings import Settings, load_settings
-from penstock_worker.store.retention_policy import registry_for
+from penstock_worker.store.retention.policy import registry_for
 
 __all__ = ["MAINTENANCE_QUEUE", "app", "create_app"]  # noqa: F822  # `app` is made by __getattr__
 

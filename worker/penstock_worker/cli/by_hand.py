@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import load_settings
-from penstock_worker.store.retention_policy import registry_for
+from penstock_worker.store.retention.policy import registry_for
 
 if TYPE_CHECKING:
     from penstock_worker.maintenance.job import Done, Job, Progress
@@ -28,10 +28,15 @@ _EXIT_SKIPPED = 1
 
 
 def run_by_hand(
-    name: str, *, is_dry_run: bool = False, as_json: bool = False, arguments: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    is_dry_run: bool = False,
+    as_json: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    say: Callable[[Done], None] | None = None,
 ) -> Done:
     """
-    Run a job now, and say what it did.
+    Run a job now, and say what it did; `say` does that of one that was done, where the usual line or object does not fit.
 
     Returns:
         How it ended; always `done`.
@@ -53,7 +58,9 @@ def run_by_hand(
         )
     if done.state == "away":
         raise ConfigurationError(f"{name} was not finished, the database is away: {done.error}; check PENSTOCK_DATABASE_URL")
-    if as_json:
+    if say is not None and done.state == "done":
+        say(done)
+    elif as_json:
         print_json({**asdict(done), "is_dry_run": is_dry_run})
     elif done.state == "done":
         typer.echo(f"{name}: {as_line(done.counts)}{' (dry run, nothing was changed)' if is_dry_run else ''}")

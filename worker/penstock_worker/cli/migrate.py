@@ -97,7 +97,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON obj
 def _context() -> tuple[str, Registry, dict[str, Path]]:
     from penstock_migrations.packages import parse_locations
     from penstock_worker.settings import load_settings
-    from penstock_worker.store.retention_policy import registry_for
+    from penstock_worker.store.retention.policy import registry_for
 
     settings = load_settings()
     return settings.database, registry_for(settings), parse_locations(settings.migrations)

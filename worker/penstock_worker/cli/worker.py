@@ -64,7 +64,7 @@ def _check_database(settings: Settings) -> None:
 
     from penstock_migrations.packages import parse_locations
     from penstock_migrations.run import check_migrated
-    from penstock_worker.store.retention_policy import registry_for
+    from penstock_worker.store.retention.policy import registry_for
 
     try:
         connection = psycopg.connect(settings.database, connect_timeout=max(2, round(settings.connect_timeout_s)))

@@ -12,7 +12,7 @@ from penstock_worker.store.ledger import Entry, merge_entries, record_entries
 from penstock_worker.store.letter_filter import LetterFilter
 from penstock_worker.store.stored_letters import BEFORE_ALL
 
-__all__ = ["DISCARDED", "discard"]
+__all__ = ["DISCARDED", "discard", "discard_chunk"]
 
 #: How the ledger's reason begins.
 DISCARDED = "discarded by hand"
@@ -34,20 +34,35 @@ def discard(connection: Connection, meant: LetterFilter, who: str, tell: Callabl
         How many were deleted. A letter that a replay has in hand is left.
     """
     total, after = 0, BEFORE_ALL
-    while deleted := _discard_chunk(connection, meant, after, f"{DISCARDED} by {who}" if who else DISCARDED):
+    reason = f"{DISCARDED} by {who}" if who else DISCARDED
+    while deleted := discard_chunk(connection, meant.condition, after, reason):
         after = max(deleted)
         total += len(deleted)
         tell(len(deleted))
     return total
 
 
-def _discard_chunk(connection: Connection, meant: LetterFilter, after: UUID, reason: str) -> list[UUID]:
-    """The ids that were deleted. From `after` on: else each chunk would pass by all letters that are not meant once more."""
+def discard_chunk(
+    connection: Connection, condition: sql.Composable, after: UUID, reason: str, letters: int = _CHUNK
+) -> list[UUID]:
+    """
+    Delete some letters in one transaction; their events stay accounted for as dead.
+
+    Args:
+        connection: In autocommit.
+        condition: Which letters.
+        after: The last id of the chunk before: else each would pass by all letters that are not meant once more.
+        reason: For the ledger.
+        letters: How many at most.
+
+    Returns:
+        Their ids; none when there are no more, or others have them locked.
+    """
     query = sql.SQL(
         "WITH meant AS (SELECT id FROM penstock.dead_letters WHERE {} AND id > {} ORDER BY id LIMIT {} FOR UPDATE SKIP LOCKED)"
         " DELETE FROM penstock.dead_letters l USING meant WHERE l.id = meant.id"
         " RETURNING l.id, l.epoch, l.seq, coalesce(l.events, 1)"
-    ).format(meant.condition, after, _CHUNK)
+    ).format(condition, after, letters)
     with connection.transaction():
         rows = connection.execute(query).fetchall()
         known = [told for _, *told in rows if told[0] is not None and told[2]]

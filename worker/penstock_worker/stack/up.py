@@ -28,7 +28,7 @@ from penstock_worker.stack.runfile import end_recorded, hold_folder, record, wri
 from penstock_worker.stack.services import Beat, Flower, Worker
 from penstock_worker.stack.supervisor import Supervisor
 from penstock_worker.stack.valkey import EmbeddedValkey
-from penstock_worker.store.retention_policy import registry_for
+from penstock_worker.store.retention.policy import registry_for
 
 __all__ = ["SERVICES", "Stack", "start_stack"]
 

@@ -28,7 +28,7 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
 
-__all__ = ["LegalHold", "keep_holds", "key_as_json", "list_holds", "on_hold", "place_hold", "release_hold"]
+__all__ = ["LegalHold", "keep_holds", "key_as_json", "list_holds", "may_concern", "on_hold", "place_hold", "release_hold"]
 
 _COLUMNS = sql.SQL("id, type, key, subject, reason, placed_by, placed_at, released_by, released_at")
 
@@ -48,7 +48,7 @@ class LegalHold:
     released_at: datetime | None
 
 
-def on_hold(registry: Registry, record: RecordType, alias: str = "r") -> sql.Composed:
+def on_hold(registry: Registry, record: RecordType, alias: str = "r", *, with_parents: bool = True) -> sql.Composed:
     """
     The SQL condition that a row is on hold: itself, by its whole type, by its subject, or because its parent is.
 
@@ -56,6 +56,7 @@ def on_hold(registry: Registry, record: RecordType, alias: str = "r") -> sql.Com
         registry: Knows the parents.
         record: The row's type.
         alias: What the row's table is called in the query.
+        with_parents: Without, where it is known already that no parent is on hold.
 
     Returns:
         True or false for every row, never NULL, and without parameters. Without holds it costs next to nothing: the holds are
@@ -65,8 +66,11 @@ def on_hold(registry: Registry, record: RecordType, alias: str = "r") -> sql.Com
     """
     parts = [_by_type(record), _by_key(record, alias)]
     parts += [_by_subject(record, alias)] if record.declaration.subject else []
-    parts += [_by_parent(registry, record, alias)] if record.declaration.parent else []
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(parts))
+    parts += [_by_parent(registry, record, alias)] if record.declaration.parent and with_parents else []
+    # The first part is asked once a statement: without holds nothing else is asked at all.
+    return sql.SQL("(EXISTS (SELECT FROM penstock.legal_holds WHERE released_at IS NULL) AND ({}))").format(
+        sql.SQL(" OR ").join(parts)
+    )
 
 
 def keep_holds(connection: Connection) -> None:
@@ -76,6 +80,12 @@ def keep_holds(connection: Connection) -> None:
     Thus `place_hold` returns only when every deletion that could not know of the hold is over.
     """
     connection.execute("LOCK TABLE penstock.legal_holds IN SHARE MODE")
+
+
+def may_concern(record: RecordType) -> sql.Composed:
+    """The SQL condition on a hold `h` that it may keep rows of a type that has no parent."""
+    about = sql.SQL("h.subject IS NULL" if record.declaration.subject is None else "true")
+    return sql.SQL("(h.released_at IS NULL AND coalesce(h.type, {0}) = {0} AND {1})").format(record.name, about)
 
 
 def key_as_json(record: RecordType, alias: str = "r") -> sql.Composed:

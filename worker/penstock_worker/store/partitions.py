@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from penstock_schemas.record import RecordType
@@ -11,10 +12,21 @@ from penstock_worker.store.connection import Connection
 from penstock_worker.store.months import MONTHS_BACK, kept_months, months_later
 from penstock_worker.store.upsert import quote
 
-__all__ = ["ensure_partitions", "partition_name"]
+__all__ = ["Partition", "ensure_partitions", "list_partitions", "partition_name"]
 
 #: Held while partitions are made; any fixed number that nobody else uses.
 _LOCK = 0x70656E73746F
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One month of a table: its rows are from `begin` on and before `end`; -1 rows: PostgreSQL has not counted them yet."""
+
+    name: str
+    begin: datetime
+    end: datetime
+    rows: int
+    bytes: int
 
 
 def partition_name(record: RecordType, month: datetime) -> str:
@@ -38,16 +50,40 @@ def ensure_partitions(connection: Connection, record: RecordType, now: datetime 
         The names of those that were made; none where the table itself is still to be made.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Somebody uses the table for long; none was made, try again.
+        psycopg.errors.LockNotAvailable: Somebody uses the table for long; try again for those that are still lacking.
     """
     if record.declaration.append_only is None:
         return []
+    months = _months(record, now or datetime.now(UTC))
+    return [partition_name(record, month) for month in months if _ensure(connection, record, month)]
+
+
+def list_partitions(connection: Connection, record: RecordType) -> list[Partition]:
+    """The months of an append-only type's table that there are, the oldest first."""
+    rows = connection.execute(
+        r"""
+        SELECT name, begins[1]::timestamptz, ends[1]::timestamptz, rows, bytes
+        FROM (SELECT c.relname::text AS name, c.reltuples::bigint AS rows, pg_total_relation_size(c.oid) AS bytes,
+                     regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\)') AS begins,
+                     regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)') AS ends
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass(%s)) AS found
+        WHERE begins IS NOT NULL AND ends IS NOT NULL ORDER BY 3
+        """,
+        [f"{quote(record.declaration.schema)}.{quote(record.declaration.table_name)}"],
+    )
+    return [Partition(*row) for row in rows.fetchall()]  # type: ignore[arg-type]  # the columns' types are known
+
+
+def _ensure(connection: Connection, record: RecordType, month: datetime) -> bool:
+    """A transaction a month: many at once would keep the table locked for long."""
+    schema, name = record.declaration.schema, partition_name(record, month)
+    if _exists(connection, schema, name):
+        return False
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        if not _exists(connection, record.declaration.schema, record.declaration.table_name):
-            return []
-        months = _months(record, now or datetime.now(UTC))
-        return [partition_name(record, month) for month in months if _create(connection, record, month)]
+        if not _exists(connection, schema, record.declaration.table_name):
+            return False
+        return _create(connection, record, month)
 
 
 def _months(record: RecordType, now: datetime) -> Iterator[datetime]:

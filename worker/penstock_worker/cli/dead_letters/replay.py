@@ -85,7 +85,7 @@ def _writer(settings: Settings) -> Iterator[Writer]:
     from penstock_worker.ingest import failpoints
     from penstock_worker.ingest.write import Writer
     from penstock_worker.store import queries
-    from penstock_worker.store.retention_policy import registry_for
+    from penstock_worker.store.retention.policy import registry_for
 
     failpoints.configure(settings.failpoints)
     writer = Writer.of(settings, registry_for(settings))
