@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,6 +97,13 @@ class Settings(BaseSettings):
     dead_letter_days: int = Field(-1, ge=-1, description="Days that dead letters are kept; -1 keeps them for ever")
     unparsable_letter_days: int = Field(30, ge=0, le=30, description="Days that letters are kept of which nothing can be read")
 
+    backup_folder: Path = Field(Path(".penstock") / "backups", description="Where backups of this database lie")
+    backup_keep_days: int = Field(30, ge=-1, description="Days that backups are kept, the newest in any case; -1 for ever")
+    backup_key_file: Path | None = Field(None, description="Public keys that backups are encrypted for; empty encrypts none")
+    postgres_programs: Path | None = Field(
+        None, description="Folder of pg_dump, pg_restore and psql; empty looks beside the embedded server and in the PATH"
+    )
+
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
@@ -135,6 +143,10 @@ class Settings(BaseSettings):
         """The broker's URL; raises ConfigurationError where there is none."""
         return _required(self.broker_url, "PENSTOCK_BROKER_URL", "redis://host:6379/0 or amqp://user:password@host//")
 
+    def describe(self) -> dict[str, Any]:
+        """Every setting as JSON has it, without the passwords in URLs."""
+        return {name: _without_password(value) for name, value in self.model_dump(mode="json").items()}
+
 
 def load_settings(**overrides: Any) -> Settings:
     """
@@ -152,6 +164,16 @@ def load_settings(**overrides: Any) -> Settings:
     if settings.broker_url or settings.database_url:
         return settings
     return settings.model_copy(update=_running_stack())
+
+
+def _without_password(value: Any) -> Any:
+    """A password may have signs in it that should be escaped in a URL and are not, so that its end is the last `@`."""
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    scheme, _, rest = value.partition("://")
+    secrets, at, place = rest.rpartition("@")
+    user, colon, _ = secrets.partition(":")
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", f"{scheme}://{user}{colon and ':***'}{at}{place}")
 
 
 def _running_stack() -> dict[str, str]:

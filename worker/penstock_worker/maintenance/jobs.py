@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock_worker.maintenance.adopt import adopt_spools
+from penstock_worker.maintenance.backup import make_backup
 from penstock_worker.maintenance.flush import flush_workers
 from penstock_worker.maintenance.held import HeldLetters
 from penstock_worker.maintenance.job import Job
@@ -13,6 +14,8 @@ __all__ = ["all_jobs"]
 
 #: Seconds between two looks whether partitions must be made; they are made two months ahead.
 PARTITIONS_EVERY_S = 3600
+#: When a backup is made, in UTC.
+BACKUP_CRON = "0 2 * * *"
 
 
 def all_jobs(settings: Settings) -> dict[str, Job]:
@@ -32,5 +35,6 @@ def all_jobs(settings: Settings) -> dict[str, Job]:
             every_s=settings.adopt_every_s,
         ),
         Job("held", "replay held letters", HeldLetters().replay, every_s=settings.held_replay_every_s),
+        Job("backup", "make a backup, remove old ones", make_backup, cron=BACKUP_CRON, deletes=True),
     )
     return {job.name: job for job in jobs}
