@@ -34,6 +34,10 @@ _COMMANDS = (
     "audit",
     "trace",
     "dead-letters",
+    "retention",
+    "recovery",
+    "export-person",
+    "erase-person",
     "backup",
     "backups",
     "backup-key",
@@ -42,6 +46,8 @@ _COMMANDS = (
     "maintenance",
     "schedule",
     "dump",
+    "vacuum",
+    "disk",
 )
 
 #: What a shell calls the mistake of a person, and the end by Ctrl-C.

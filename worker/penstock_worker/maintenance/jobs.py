@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from penstock_worker.maintenance.adopt import adopt_spools
 from penstock_worker.maintenance.backup import make_backup
+from penstock_worker.maintenance.disk import read_disk
+from penstock_worker.maintenance.erasures import finish
 from penstock_worker.maintenance.flush import flush_workers
 from penstock_worker.maintenance.held import HeldLetters
 from penstock_worker.maintenance.job import Job
 from penstock_worker.maintenance.partitions import make_partitions
+from penstock_worker.maintenance.vacuum import vacuum_tables
+from penstock_worker.maintenance.recovery import RecoveryScan
+from penstock_worker.maintenance.retention import purge
 from penstock_worker.settings import Settings
 
 __all__ = ["all_jobs"]
 
 #: Seconds between two looks whether partitions must be made; they are made two months ahead.
 PARTITIONS_EVERY_S = 3600
+#: Seconds between two looks for children of erased rows that came before their parents.
+ERASURES_EVERY_S = 60
+#: When all tables are vacuumed, in UTC: the night to Sunday.
+VACUUM_CRON = "30 3 * * 0"
 #: When a backup is made, in UTC.
 BACKUP_CRON = "0 2 * * *"
 
@@ -35,6 +44,11 @@ def all_jobs(settings: Settings) -> dict[str, Job]:
             every_s=settings.adopt_every_s,
         ),
         Job("held", "replay held letters", HeldLetters().replay, every_s=settings.held_replay_every_s),
+        Job("retention", "delete what is kept no longer", purge, every_s=settings.retention_every_s, deletes=True),
+        Job("erasures", "end what erasures began", finish, every_s=ERASURES_EVERY_S),
+        Job("recovery", "find incomplete records", RecoveryScan(settings).run, every_s=settings.recovery_every_s),
+        Job("disk", "read how large tables are, alarm", read_disk, every_s=settings.disk_every_s),
+        Job("vacuum", "vacuum what autovacuum has left", vacuum_tables, cron=VACUUM_CRON),
         Job("backup", "make a backup, remove old ones", make_backup, cron=BACKUP_CRON, deletes=True),
     )
     return {job.name: job for job in jobs}

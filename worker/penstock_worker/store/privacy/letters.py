@@ -1,22 +1,39 @@
-"""Whom a dead letter is about, as far as its payload can be read."""
+"""
+Whom dead letters are about, as far as their payload can be read.
+
+A letter is one event, or a whole message. An event is a person's by its subject, by its own key or by its parent's, if the row
+there is the person's. Bytes that cannot be read are nobody's: they are kept as long as any dead letter, and no longer.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+from uuid import UUID
 
 from psycopg import sql
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
+from penstock_schemas.column import Kind
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.dead_letters import Letter
+from penstock_worker.store.letter_filter import LetterFilter
 from penstock_worker.store.privacy.erased import ERASED
 from penstock_worker.store.privacy.fences import KINDS, Fences, forms_of, subject_of
 from penstock_worker.store.privacy.kept import table_of
+from penstock_worker.store.privacy.person import about
+from penstock_worker.store.privacy.spans import event_spans
+from penstock_worker.store.stored_letters import BEFORE_ALL, read_page
 
-__all__ = ["Said", "erased_among", "what_it_says"]
+__all__ = ["Said", "erase_letters", "erased_among", "persons_letters", "what_it_says"]
+
+#: Letters, and bytes of their payloads, that are looked at together.
+PAGE_LETTERS = 500
+PAGE_BYTES = 8 * 1024 * 1024
 
 
 class Said(NamedTuple):
@@ -50,29 +67,52 @@ def what_it_says(payload: bytes, registry: Registry) -> Said | None:
 
 
 def erased_among(connection: Connection, said: Sequence[Said | None], fences: Fences, registry: Registry) -> list[bool]:
-    """Which events the fence refuses: by their subject, by their own row's tombstone, or by their parent's."""
-    is_erased = [one is not None and _is_fenced(one, fences) for one in said]
-    graves: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    """Which events the fence refuses; those of audit logs it lets through."""
+
+    def is_refused(one: Said) -> bool:
+        subject = subject_of(one.record)
+        text = one.text(subject) if subject else None
+        return text is not None and one.version <= fences.version(one.record.by_name[str(subject)].kind, text)
+
+    erased = sql.SQL("r._deleted_event = {} AND r._deleted_version >= g.version").format(ERASED)
+    open_ones = [None if one is None or one.record.declaration.is_audit_log else one for one in said]
+    return _among(connection, open_ones, registry, is_refused, lambda _: erased)
+
+
+def _persons_among(
+    connection: Connection, said: Sequence[Said | None], forms: Mapping[Kind, str], registry: Registry
+) -> list[bool]:
+    """Which events are about a person."""
+
+    def names(one: Said) -> bool:
+        subject = one.record.declaration.subject
+        return subject is not None and one.text(subject) in {forms.get(one.record.by_name[subject].kind)} - {None}
+
+    return _among(connection, said, registry, names, lambda record: about(registry, record, forms))
+
+
+def _among(
+    connection: Connection,
+    said: Sequence[Said | None],
+    registry: Registry,
+    is_meant: Callable[[Said], bool],
+    condition: Callable[[RecordType], sql.Composable],
+) -> list[bool]:
+    """Which events are meant themselves, or belong to a row `r` of which a condition holds; `g.version` is the event's."""
+    found = [one is not None and is_meant(one) for one in said]
+    asked: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     for place, one in enumerate(said):
-        if one is not None and not is_erased[place] and not one.record.declaration.is_audit_log:
-            for name, key in _graves(one):
-                graves[name][key].append(place)
-    for name, places in graves.items():
-        for key, version in _erased_rows(connection, registry[name], places):
-            for place in places[key]:
-                one = said[place]
-                is_erased[place] |= one is not None and one.version <= version
-    return is_erased
+        if one is not None and not found[place]:
+            for name, key in _rows_of(one):
+                asked[name].append((place, key, one.version))
+    for name, places in asked.items():
+        for place in _places_with(connection, registry[name], places, condition(registry[name])):
+            found[place] = True
+    return found
 
 
-def _is_fenced(said: Said, fences: Fences) -> bool:
-    subject = subject_of(said.record)
-    text = said.text(subject) if subject else None
-    return text is not None and said.version <= fences.version(said.record.by_name[str(subject)].kind, text)
-
-
-def _graves(said: Said) -> Iterator[tuple[str, str]]:
-    """The types and keys of rows whose tombstone refuses the event: its own, and its parent's."""
+def _rows_of(said: Said) -> Iterator[tuple[str, str]]:
+    """The types and keys of the rows that an event belongs to: its own, and its parent."""
     declaration = said.record.declaration
     if len(said.record.key) == 1 and not declaration.append_only:
         key = said.text(said.record.key[0])
@@ -84,12 +124,114 @@ def _graves(said: Said) -> Iterator[tuple[str, str]]:
             yield declaration.parent.type, key
 
 
-def _erased_rows(connection: Connection, record: RecordType, keys: Iterable[str]) -> list[tuple[str, int]]:
+def _places_with(
+    connection: Connection, record: RecordType, asked: Sequence[tuple[int, str, int]], condition: sql.Composable
+) -> list[int]:
     (key,) = record.key
     query = sql.SQL(
-        "SELECT {key}::text, _deleted_version FROM {table} WHERE {key} = ANY (%s::{kind}[]) AND _deleted_event = {erased}"
-    )
-    composed = query.format(
-        key=sql.Identifier(key), table=table_of(record), kind=sql.SQL(str(record.by_name[key].kind)), erased=ERASED
-    )
-    return [(str(found), int(str(version))) for found, version in connection.execute(composed, [list(keys)])]
+        "SELECT g.place FROM unnest(%s::integer[], %s::{kind}[], %s::numeric[]) AS g (place, key, version)"
+        " JOIN {table} AS r ON r.{key} = g.key WHERE {condition}"
+    ).format(kind=sql.SQL(str(record.by_name[key].kind)), table=table_of(record), key=sql.Identifier(key), condition=condition)
+    places, keys, versions = (list(values) for values in zip(*asked, strict=True))
+    return [int(str(place)) for (place,) in connection.execute(query, [places, keys, versions])]
+
+
+class _Part(NamedTuple):
+    """One event of a letter, and where it is in the payload; the whole of it where the letter is one event."""
+
+    letter: Letter
+    payload: bytes
+    span: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonsLetter:
+    """A letter, or that part of it, which is about a person."""
+
+    letter: Letter
+    payload: bytes
+
+
+def persons_letters(connection: Connection, forms: Mapping[Kind, str], registry: Registry) -> Iterator[PersonsLetter]:
+    """Every event of a person in a dead letter, one by one; a page of letters is in memory."""
+    for page in _pages(connection):
+        parts = [part for letter in page for part in _parts(letter)]
+        said = [what_it_says(part.payload, registry) for part in parts]
+        chosen = zip(parts, _persons_among(connection, said, forms, registry), strict=True)
+        yield from (PersonsLetter(part.letter, part.payload) for part, is_meant in chosen if is_meant)
+
+
+def erase_letters(
+    connection: Connection, fences: Fences, registry: Registry, tell: Callable[[int], None] = lambda _: None
+) -> int:
+    """
+    Delete the letters of events that the fence refuses; in a letter of a whole message only they lose their content.
+
+    Returns:
+        How many events.
+    """
+    erased = 0
+    for page in _pages(connection):
+        parts = [part for letter in page for part in _parts(letter)]
+        came = _when_they_came(connection, page)
+        said = [_as_it_came(what_it_says(part.payload, registry), came.get(part.letter.id, 0)) for part in parts]
+        meant = [
+            (part, one)
+            for part, one, is_meant in zip(parts, said, erased_among(connection, said, fences, registry), strict=True)
+            # What has been cut is of no further interest.
+            if is_meant and one is not None and (part.span is None or not one.data.keys() <= set(one.record.key))
+        ]
+        gone = [part.letter.id for part, _ in meant if part.span is None]
+        connection.execute("DELETE FROM penstock.dead_letters WHERE id = ANY (%s)", [gone])
+        _cut(connection, ((part, one) for part, one in meant if part.span is not None))
+        erased += len(meant)
+        tell(len(page))
+    return erased
+
+
+def _cut(connection: Connection, parts: Iterable[tuple[_Part, Said]]) -> None:
+    """Leave of events in whole messages what they are about, and nothing that they say."""
+    letters: dict[UUID, list[tuple[_Part, Said]]] = defaultdict(list)
+    for part, said in parts:
+        letters[part.letter.id].append((part, said))
+    for letter_id, cuts in letters.items():
+        text = cuts[0][0].letter.payload.decode()
+        for part, said in reversed(cuts):
+            begin, end = cast("tuple[int, int]", part.span)
+            text = text[:begin] + _emptied(said) + text[end:]
+        connection.execute("UPDATE penstock.dead_letters SET payload = %s WHERE id = %s", [text.encode(), letter_id])
+
+
+def _emptied(said: Said) -> str:
+    """A delete of the key: should the message be read one day, that is what the event amounts to."""
+    data = {name: said.data.get(name) for name in said.record.key if not said.record.declaration.append_only}
+    return to_json({"type": said.record.name, "op": "delete", "version": said.version, "data": data}).decode()
+
+
+def _when_they_came(connection: Connection, letters: Sequence[Letter]) -> dict[UUID, int]:
+    query = "SELECT id, (extract(epoch FROM at) * 1000000)::bigint FROM penstock.dead_letters WHERE id = ANY (%s)"
+    return dict(cast("list[tuple[UUID, int]]", connection.execute(query, [[letter.id for letter in letters]]).fetchall()))
+
+
+def _as_it_came(said: Said | None, came: int) -> Said | None:
+    """What came before the fence was said before it, however far ahead its producer's clock was."""
+    return said and said._replace(version=min(said.version, came))
+
+
+def _pages(connection: Connection) -> Iterator[list[Letter]]:
+    after = BEFORE_ALL
+    while page := read_page(connection, LetterFilter(), after, PAGE_LETTERS, PAGE_BYTES):
+        yield page
+        after = page[-1].id
+
+
+def _parts(letter: Letter) -> Iterator[_Part]:
+    if letter.event_id is not None:
+        yield _Part(letter, letter.payload, None)
+        return
+    try:
+        text = letter.payload.decode()
+        spans = event_spans(text)
+    except ValueError:
+        return
+    yield from (_Part(letter, text[begin:end].encode(), (begin, end)) for begin, end in spans)

@@ -1,9 +1,8 @@
 """
 Writing over rows: a tombstone at the fence where a row can be one, and nothing where records are only appended.
 
-It is the upsert that merges the tombstone, as if it were an event: what is newer than the fence stays, and twice is once. A page
-of rows is one short transaction, so that no lock is held for longer than its time limit; a page that finds a lock taken is tried
-again.
+It is the upsert that merges the tombstone, as if it were an event: what is newer than the fence stays, and twice is once. A
+page of rows is one short transaction, so that nobody waits long for its locks; a page that finds a lock taken is tried again.
 """
 
 from __future__ import annotations
@@ -107,14 +106,13 @@ class Eraser:
 
     def _write(self, record: RecordType, condition: sql.Composed, version: int, page: Sequence[Key]) -> int:
         columns = [list(values) for values in zip(*sorted(page), strict=True)]
-        statement = (
-            self._delete(record, condition) if record.declaration.append_only else self._bury(record, condition, version)
-        )
+        is_appended = record.declaration.append_only is not None
+        statement = self._delete(record, condition) if is_appended else self._bury(record, condition, version)
         with self.connection.transaction():
             self.connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT_MS))
             keep_holds(self.connection)
             keys = cast("list[Key]", self.connection.execute(statement, columns).fetchall())
-            if keys and not record.declaration.append_only:
+            if keys and not is_appended:
                 self._forget(record, keys)
                 if self.has_children(record):
                     note_erased(self.connection, record.name, dict.fromkeys((key[0] for key in keys), version))
@@ -170,7 +168,8 @@ def above_fence(record: RecordType, version: int) -> sql.Composed:
     """
     The SQL condition that all that a row `r` tells of itself is newer than a fence: it is of the person's new life.
 
-    Its newest version is, its lowest where it keeps that, and each stamp of a column where it keeps these.
+    Its newest version is, its lowest where it keeps that, and each stamp of a column where it keeps these; a plus behind a
+    stamp is recovery's.
     """
     parts = [sql.SQL("r._version > {}").format(version)]
     if record.declaration.parent:
@@ -179,7 +178,7 @@ def above_fence(record: RecordType, version: int) -> sql.Composed:
         parts.append(
             sql.SQL(
                 "NOT EXISTS (SELECT FROM jsonb_each_text(r._stamps) AS stamp"
-                " WHERE left(right(stamp.value, 48), 16) <= lpad(to_hex({}::bigint), 16, '0') COLLATE \"C\")"
+                " WHERE left(right(rtrim(stamp.value, '+'), 48), 16) <= lpad(to_hex({}::bigint), 16, '0') COLLATE \"C\")"
             ).format(version)
         )
     return sql.SQL("coalesce({}, false)").format(sql.SQL(" AND ").join(parts))
