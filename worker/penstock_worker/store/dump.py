@@ -19,7 +19,7 @@ from psycopg import sql
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.named_tables import NamedTable
+from penstock_worker.store.named_tables import PARTS_OF, NamedTable
 from penstock_worker.store.queries import visible_rows
 
 __all__ = ["DumpFormat", "Piece", "dump_table", "estimate_rows"]
@@ -40,9 +40,10 @@ _COLUMNS = """
 """
 _KEY = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype = 'p'"
 #: -1 is a table that nobody analyzed yet; a partitioned table has its rows in its partitions.
-_ESTIMATE = """
+_ESTIMATE = f"""
     SELECT sum(greatest(c.reltuples, 0))::bigint
-    FROM pg_partition_tree(to_regclass(%s)) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE t.isleaf
+    FROM (VALUES (%s)) AS asked (quoted) CROSS JOIN LATERAL {PARTS_OF} AS t
+    JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind <> 'p'
 """
 #: A table of Penstock in which rows have no version shows none of them.
 _GUARD = """\

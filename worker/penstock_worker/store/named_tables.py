@@ -13,8 +13,14 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.own_tables import add_own_tables
 
-__all__ = ["NamedTable", "all_tables", "find_table"]
+__all__ = ["PARTS_OF", "NamedTable", "all_tables", "find_table"]
 
+#: The relation that `quoted` names and its partitions, as `relid`; nothing where it is not there. `pg_partition_tree` would wait
+#: for a table that somebody has locked.
+PARTS_OF = """
+    (SELECT to_regclass(quoted)::oid AS relid WHERE to_regclass(quoted) IS NOT NULL
+     UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(quoted))
+"""
 #: How like a name must be to be offered for a wrong one, and how many are.
 _LIKENESS, _OFFERED = 0.5, 3
 
