@@ -14,6 +14,7 @@ _EXTRAS = {
     "alembic": "worker",
     "celery": "worker",
     "psycopg": "worker",
+    "pyrage": "worker",
     "pydantic_settings": "worker",
     "sqlalchemy": "worker",
     "flower": "flower",

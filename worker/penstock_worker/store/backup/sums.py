@@ -15,7 +15,7 @@ from psycopg import sql
 
 from penstock_worker.store.connection import Connection
 
-__all__ = ["TableSum", "prepare_session", "sum_tables"]
+__all__ = ["TableSum", "list_tables", "prepare_session", "sum_tables"]
 
 #: How values become text, the same on every server; and no limits of time, for a table takes as long as it takes.
 _SESSION = {
