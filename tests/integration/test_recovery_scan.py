@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from penstock_worker.maintenance import recovery as scans
+from penstock_worker.maintenance.listening import why_deaf
+from penstock_worker.settings import Settings
+from penstock_worker.store.connection import connect_with
+from penstock_worker.store.recovery import claim, resolve
+from penstock_worker.store.recovery.listening import Ear
+from penstock_worker.store.recovery.rules import rules_of
+from penstock_worker.store.recovery.search import Search
 from tests.recovering import SESSION, TASK, Ward, minutes
+from tests.replaying import VERSION, event
+
+HOUR_US = 3_600_000_000
+DAY = minutes(24 * 60)
 
 
 @pytest.fixture
@@ -16,19 +29,277 @@ def ward(database_url: str, valkey_url: str) -> Iterator[Ward]:
     ward.close()
 
 
-def test_a_session_is_found_once_it_was_silent_for_long(ward: Ward) -> None:
+# -- what is found -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_session_is_found_once_and_given_up_in_the_end(ward: Ward) -> None:
     ward.session("s1")
     ward.task("t1", "s1")
     assert ward.scan(minutes(29)) == {"found": 0, "offered": 0, "pages": 2}
     assert ward.scan(minutes(31)) == {"found": 1, "offered": 1, "pages": 2}
-    assert ward.scan(minutes(31.5)) == {"found": 0, "offered": 0, "pages": 2}
     assert ward.found() == ["s1"], "its task is restored with it"
-    assert ward.scan(minutes(60 * 25)) == {
-        "found": 0,
-        "offered": 0,
-        "pages": 2,
-        "ended": {"interrupted": 1},
-        "interrupted_below": 1,
-    }
+    assert ward.scan(minutes(31.5)) == {"found": 0, "offered": 0, "pages": 2}
+
+    done = ward.scan(DAY + minutes(1))
+
+    assert (done["ended"], done["interrupted_below"]) == ({"interrupted": 1}, 1)
     assert (ward.states(), ward.states(TASK), ward.found()) == ({"s1": "interrupted"}, {"t1": "interrupted"}, [])
-    assert ward.scan(minutes(60 * 27))["found"] == 0
+    assert ward.scan(2 * DAY)["found"] == 0, "it has been given up already"
+
+
+def test_only_what_lives_and_has_not_ended_can_be_incomplete(ward: Ward) -> None:
+    for status in (None, "pending", "running", "completed", "failed", "cancelled", "interrupted"):
+        ward.session(str(status), status)
+    ward.store(SESSION, session_id="never told")
+    ward.session("deleted")
+    ward.office.write(event(SESSION, {"session_id": "deleted"}, VERSION + 1, "delete"))
+    ward.task("t1", "a placeholder", "completed")
+    ward.office.write(event(TASK, {"task_id": "fallen with it", "session_id": "deleted", "status": "running"}))
+    ward.scan(minutes(31))
+    assert sorted(ward.found()) == ["None", "never told", "pending", "running"]
+
+
+def test_a_child_is_found_itself_where_nobody_looks_after_its_parent(ward: Ward) -> None:
+    for status in ("running", "completed", "interrupted"):
+        ward.session(f"s {status}", status)
+        ward.task(f"t {status}", f"s {status}")
+    ward.task("t of a placeholder", "s?")
+    ward.store("scheduler.execution", id="x", job_id="j", status="running")
+    ward.scan(minutes(31))
+    assert sorted(ward.found()) == ["s running", "t completed", "t interrupted", "t of a placeholder", "x"]
+
+
+def test_what_happens_below_it_is_its_own_activity(ward: Ward) -> None:
+    ward.session("s1")
+    ward.age(SESSION, minutes(60), session_id="s1")
+    ward.task("t1", "s1", "completed")
+    assert ward.scan(minutes(29))["found"] == 0
+    assert ward.scan(minutes(31))["found"] == 1
+
+
+def test_a_session_that_was_found_is_found_again_after_its_next_silence(ward: Ward) -> None:
+    ward.session("s1")
+    ward.scan(minutes(31))
+    ward.query("UPDATE translation.sessions SET _stored_at = %s", ward.start + minutes(32))
+    assert ward.scan(minutes(33))["ended"] == {"active again": 1}
+    assert ward.scan(minutes(61))["found"] == 0
+    assert ward.scan(minutes(63))["found"] == 1
+
+
+def test_two_scans_at_once_find_everything_once(ward: Ward) -> None:
+    for number in range(40):
+        ward.session(f"s{number}")
+    rules, start = rules_of(ward.registry, ""), threading.Barrier(2)
+    ear, counts = Ear(rules[SESSION], 0, ward.start), []
+
+    def search() -> None:
+        with connect_with(ward.settings)() as connection:
+            start.wait(60)
+            counts.append(Search(connection, ward.registry, rules, ear, ward.start + minutes(31)).run(100, ())[0])
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert (sum(counts), len(set(ward.found()))) == (40, 40)
+    assert ward.query("SELECT count(*) FROM penstock.recoveries") == [(40,)]
+
+
+def test_a_second_run_does_nothing_while_one_is_under_way(ward: Ward) -> None:
+    seen = []
+
+    def scan_inside(_settings: Settings) -> None:
+        seen.append(ward.look(minutes(31)))
+
+    ward.session("s1")
+    assert ward.scan(minutes(31), scan_inside)["found"] == 1
+    assert seen == [{"skipped": "another run is under way"}]
+
+
+def test_a_run_reads_so_many_pages_and_the_next_one_goes_on(ward: Ward) -> None:
+    """A table of finished sessions, with one that is not at its end."""
+    filler = "x" * 1_500
+    ward.query(
+        "INSERT INTO translation.sessions (session_id, status, source_language, _version, _event)"
+        " SELECT 'f' || n, 'completed', %s, 1, gen_random_uuid() FROM generate_series(1, 40) AS n",
+        filler,
+    )
+    ward.session("s1")
+    (pages,) = ward.query("SELECT pg_relation_size('translation.sessions') / 8192")[0]
+    assert pages > 6
+    read = []
+    while not ward.found():
+        assert len(read) <= pages
+        # The other types are empty, and their part is left to this one.
+        read.append(ward.scan(minutes(31 + len(read)), recovery_pages_per_run=3)["pages"])
+    assert set(read) <= {1, 2, 3}
+    assert len(read) >= pages / 3
+
+
+# -- when silence means nothing ------------------------------------------------------------------------------------------------
+
+
+def test_after_an_outage_silence_counts_from_anew(ward: Ward) -> None:
+    ward.session("lives", "running")
+    assert ward.scan(minutes(29), lambda _: "12,345 messages wait")["waits"][SESSION] == "12,345 messages wait"
+    for later in (31, 45, 58):
+        assert set(ward.look(minutes(later))) == {"found", "offered", "pages", "waits"}
+    assert ward.found() == []
+    ward.query("UPDATE translation.sessions SET _stored_at = %s", ward.start + minutes(31))  # from the backlog
+    ward.session("died")
+    assert ward.look(minutes(60))["found"] == 1, "it has listened for half an hour"
+    assert ward.found() == ["died"]
+
+
+def test_nobody_listened_between_two_scans_far_apart(ward: Ward) -> None:
+    ward.session("s1")
+    waits = [bool(ward.look(minutes(later)).get("waits")) for later in (0, 14, 28, 43.1, 58, 73)]
+    assert (waits, ward.found()) == ([True] * 6, [])
+    assert ward.look(minutes(74))["found"] == 1
+
+
+def test_what_is_open_is_neither_offered_nor_given_up_while_silence_means_nothing(ward: Ward) -> None:
+    ward.session("s1")
+    assert ward.scan(minutes(31))["offered"] == 1
+    deaf = ward.look(DAY + minutes(31), lambda _: "no worker answers")
+    assert (deaf["found"], deaf["offered"], "ended" in deaf, ward.found()) == (0, 0, False, ["s1"])
+    ward.session("s1", "completed", VERSION + 1)
+    assert ward.look(DAY + minutes(32), lambda _: "no worker answers")["ended"] == {"completed": 1}
+
+
+def test_what_may_hold_events_up(ward: Ward, broker_url: str) -> None:
+    settings = ward.settings.model_copy(update={"broker_url": broker_url, "recovery_backlog_messages": 2})
+    assert why_deaf(settings) == "no worker answers"
+    from kombu.connection import Connection
+
+    from penstock_schemas.topology import queues
+
+    with Connection(broker_url) as connection, connection.channel() as channel:
+        if broker_url.startswith("amqp"):
+            for name, arguments in queues(settings.queue).items():
+                channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+        producer = connection.Producer(channel)
+        for _ in range(3):
+            producer.publish({}, exchange="", routing_key=settings.queue)
+    assert why_deaf(settings) == "3 messages wait"
+    nowhere = "redis://127.0.0.1:1/0" if broker_url.startswith("redis") else "amqp://127.0.0.1:1//"
+    assert str(why_deaf(settings.model_copy(update={"broker_url": nowhere}))).startswith("the broker is away: ")
+
+
+@pytest.mark.parametrize("hours", [-30, -3, 3])
+def test_a_session_whose_services_clock_is_wrong_is_not_stale(ward: Ward, hours: int) -> None:
+    """Ahead, its events are held; behind, they are stored, and only versions are old."""
+    now = ward.query("SELECT (extract(epoch FROM now()) * 1000000)::bigint")[0][0]
+    ward.session("s1", version=now - 100 * HOUR_US)
+    ward.session("other", version=now)
+    for name in ("s1", "other"):
+        ward.age(SESSION, minutes(60), session_id=name)
+    skewed = event(TASK, {"task_id": "t1", "session_id": "s1", "status": "running"}, now + hours * HOUR_US)
+    assert ward.office.write(skewed) == ({"held": 1} if hours > 0 else {"stored": 1})
+    ward.scan(minutes(1))
+    assert ward.found() == ["other"]
+
+
+def test_many_held_letters_may_be_about_anybody(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock_worker.store.recovery.held.LETTERS_READ", 3)
+    ward.session("s1")
+    ward.age(SESSION, minutes(60), session_id="s1")
+    ahead = 2**52
+    ward.office.write(*(event(TASK, {"task_id": f"t{n}", "session_id": "s2"}, ahead) for n in range(4)))
+    assert "held letters" in ward.scan(minutes(1))["waits"][SESSION]
+    assert ward.scan(minutes(31))["found"] == 1, "they are old by now"
+
+
+# -- how it ends ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_late_event_ends_it(ward: Ward) -> None:
+    for name in ("ends", "fails", "goes on", "goes on below", "is deleted"):
+        ward.session(name)
+    ward.scan(minutes(31))
+    ward.session("ends", "completed", VERSION + 1)
+    ward.session("fails", "failed", VERSION - 1)
+    ward.office.write(event(SESSION, {"session_id": "is deleted"}, VERSION + 1, "delete"))
+    ward.session("goes on", "running", VERSION + 1)
+    ward.task("t1", "goes on below")
+    later = [ward.start + minutes(32)]
+    ward.query("UPDATE translation.sessions SET _stored_at = %s WHERE session_id = 'goes on'", *later)
+    ward.query("UPDATE translation.tasks SET _stored_at = %s", *later)
+
+    ward.scan(minutes(33))
+
+    assert ward.found() == []
+    outcomes = ["completed", "completed", "active again", "active again", "gone"]
+    assert list(ward.ended().values()) == outcomes
+
+
+def test_who_has_resolved_it_is_given_time(ward: Ward) -> None:
+    ward.session("s1")
+    ward.scan(minutes(31))
+    (found,) = ward.open()
+    resolve(ward.connection, found.id, None, outcome="resumed", by="me", now=ward.start + minutes(40))
+    assert ward.ended() == {'["s1"]': "resumed"}
+    assert ward.scan(minutes(69))["found"] == 0
+    assert ward.scan(minutes(71))["found"] == 1
+
+
+def test_who_has_claimed_it_is_given_time_too(ward: Ward) -> None:
+    ward.session("s1")
+    ward.scan(minutes(31))
+    (found,) = ward.open()
+    at = ward.start + DAY
+    assert claim(ward.connection, found.id, by="me", for_s=3_600, now=at)
+    held = ward.scan(DAY + minutes(59))
+    assert (held["offered"], ward.states()) == (0, {"s1": "running"})
+    assert ward.scan(DAY + minutes(61))["ended"] == {"interrupted": 1}
+
+
+def test_a_scan_that_died_while_it_interrupted_tasks_is_continued(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    ward.session("s1")
+    for number in range(5):
+        ward.task(f"t{number}", "s1")
+    ward.task("t9", "s1", "completed")
+    ward.scan(minutes(31))
+    monkeypatch.setattr(scans, "ROWS_BELOW", 2)
+    done = [ward.scan(DAY + minutes(later))["interrupted_below"] for later in (1, 2)]
+    assert (done, ward.states(), ward.ended()) == ([2, 2], {"s1": "interrupted"}, {})
+    assert ward.scan(DAY + minutes(3))["interrupted_below"] == 1
+    assert ward.ended() == {'["s1"]': "interrupted"}
+    assert set(ward.states(TASK).values()) == {"interrupted", "completed"}
+
+
+def test_tasks_of_a_session_that_lives_again_are_left_alone(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    ward.session("s1")
+    for number in range(3):
+        ward.task(f"t{number}", "s1")
+    ward.scan(minutes(31))
+    monkeypatch.setattr(scans, "ROWS_BELOW", 1)
+    ward.scan(DAY + minutes(1))
+    ward.session("s1", "running", VERSION + 1)
+    ward.scan(DAY + minutes(2))
+    assert (ward.states(), sorted(map(str, ward.states(TASK).values()))) == (
+        {"s1": "running"},
+        ["interrupted", "running", "running"],
+    )
+
+
+def test_what_is_over_is_kept_for_a_while(ward: Ward) -> None:
+    ward.session("s1", "running")
+    ward.scan(minutes(31))
+    ward.session("s1", "completed", VERSION + 1)
+    ward.scan(minutes(32))
+    ward.scan(30 * DAY)
+    assert len(ward.ended()) == 1
+    ward.scan(31 * DAY)
+    assert ward.ended() == {}
+
+
+def test_settings_overrule_the_declaration(ward: Ward) -> None:
+    ward.session("s1")
+    ward.store("orchestration.session", session_id="o1", status="active")
+    ward.scan(minutes(11), recovery="translation.session=10m/1d")
+    assert ward.found() == ["s1"]
+    told = "translation.sesion has no lifecycle"
+    with pytest.raises(Exception, match=told):
+        ward.scan(minutes(11), recovery="translation.sesion=10m/1d")

@@ -9,12 +9,12 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-__all__ = ["plain", "print_json"]
+__all__ = ["as_text", "plain", "print_json"]
 
 
 def print_json(value: Any) -> None:
     """Print it on stdout as one object in one line, times in ISO 8601."""
-    typer.echo(json.dumps(value, default=_as_text))
+    typer.echo(json.dumps(value, default=as_text))
 
 
 def plain(value: object, limit: int = 120) -> str:
@@ -24,5 +24,6 @@ def plain(value: object, limit: int = 120) -> str:
     return escape(line if len(line) <= limit else line[: limit - 1] + "…")
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """What JSON has no form for: times in ISO 8601, all else as Python writes it."""
     return value.isoformat() if isinstance(value, datetime) else str(value)

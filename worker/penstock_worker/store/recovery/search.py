@@ -20,7 +20,7 @@ from penstock_worker.store.legal_holds import key_as_json
 from penstock_worker.store.queries import visible_rows
 from penstock_worker.store.recovery.listening import Ear, note_page
 from penstock_worker.store.recovery.rules import Rule
-from penstock_worker.store.recovery.tree import activity, has_open_parent, is_open, state_of, table_of
+from penstock_worker.store.recovery.tree import activity, is_cared_for, is_open, state_of, table_of
 
 __all__ = ["Search"]
 
@@ -94,7 +94,7 @@ class Search:
             begin=f"({begin},0)",
             end=f"({end},0)",
             is_open=is_open(self._rule),
-            is_cared_for=has_open_parent(self._rules, self._record),
+            is_cared_for=is_cared_for(self._rules, self._record),
             type=self._record.name,
             line=self._now - self._rule.stale_after,
             now=self._now,

@@ -15,7 +15,7 @@ from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.store.recovery.rules import Rule
 
-__all__ = ["Descent", "activity", "descents", "has_open_parent", "is_open", "key_column", "same_key", "state_of", "table_of"]
+__all__ = ["Descent", "activity", "descents", "is_cared_for", "is_open", "key_column", "same_key", "state_of", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,22 @@ def state_of(rule: Rule, alias: str = "r") -> sql.Identifier:
     return sql.Identifier(alias, rule.lifecycle.field)
 
 
-def has_open_parent(rules: Mapping[str, Rule], record: RecordType) -> sql.Composable:
-    """Whether the parent of `r` is open: then it is the parent that is recovered, and `r` with it."""
+def is_cared_for(rules: Mapping[str, Rule], record: RecordType) -> sql.Composable:
+    """Whether `r` is recovered together with its parent: that is open, or its recovery is not over yet."""
     parent = record.declaration.parent
     rule = rules.get(parent.type) if parent else None
     if rule is None:
         return sql.SQL("false")
-    return sql.SQL("EXISTS (SELECT FROM {} AS p WHERE {} = {} AND p._version IS NOT NULL AND {})").format(
-        table_of(rule.record), key_column(rule.record, "p"), _parent_column(record, "r"), is_open(rule, "p")
+    return sql.SQL(
+        "(EXISTS (SELECT FROM {table} AS p WHERE {key} = {field} AND p._version IS NOT NULL AND {is_open})"
+        " OR EXISTS (SELECT FROM penstock.recoveries AS o"
+        " WHERE o.type = {type} AND o.key = jsonb_build_array({field}::text) AND o.ended_at IS NULL))"
+    ).format(
+        table=table_of(rule.record),
+        key=key_column(rule.record, "p"),
+        field=_parent_column(record, "r"),
+        is_open=is_open(rule, "p"),
+        type=rule.record.name,
     )
 
 
