@@ -46,7 +46,7 @@ def held(connection: Connection, type: str) -> list[str]:
 
 
 def place(connection: Connection, **what: object) -> int:
-    return place_hold(connection, REGISTRY, reason="lawsuit 7", placed_by="eve", **what).id  # type: ignore[arg-type]
+    return place_hold(connection, REGISTRY, reason="lawsuit 7", placed_by="eve", **what).id
 
 
 def test_without_holds_nothing_is_on_hold(connection: Connection):

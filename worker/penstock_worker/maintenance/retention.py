@@ -24,7 +24,7 @@ from penstock_worker.store.connection import Connection
 from penstock_worker.store.retention.figures import TypePlan, plan_of
 from penstock_worker.store.retention.months import drop_month, holds_rows, months_to_drop, partition_table
 from penstock_worker.store.retention.pace import OutOfTime, Pace
-from penstock_worker.store.retention.rows import Purge, pages_of
+from penstock_worker.store.retention.rows import Purge, roughly_pages_of
 from penstock_worker.store.retention.rules import Rules, table_of
 
 __all__ = ["Plan", "make_plan", "purge", "rules_of"]
@@ -146,14 +146,14 @@ class _Run:
     def _sweep(self, left_off: dict[str, Any]) -> None:
         types = self._types(is_append_only=False)
         names = [record.name for record in types]
-        if left_off.get("type") not in names:  # nothing was left, or the type is no more
-            left_off = {"type": names[0], "page": 0}
-        first = names.index(left_off["type"])
-        self._pages = sum(pages_of(self.work.connection, table_of(record)) for record in types[first:])
+        is_known = left_off.get("type") in names  # else nothing was left, or the type is no more
+        first, page = (names.index(left_off["type"]), int(left_off["page"])) if is_known else (0, 0)
+        self._pages = roughly_pages_of(self.work.connection, map(table_of, types[first:]))
         self._pages_done = 0
-        for place, record in enumerate(types[first:]):
-            self.next = {"type": record.name, "page": int(left_off["page"]) if place == 0 else 0}
+        for record in types[first:]:
+            self.next = {"type": record.name, "page": page}
             self._guard(record, self._sweep_type)
+            page = 0
         self.next = {}
 
     def _sweep_type(self, record: RecordType) -> None:

@@ -12,7 +12,7 @@ whoever wants to give it a child then waits, finds it gone (23503), and tries ag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from penstock_worker.store.legal_holds import keep_holds, on_hold
 from penstock_worker.store.retention.pace import Pace, Size
 from penstock_worker.store.retention.rules import Rules, parent_field, table_of
 
-__all__ = ["Purge", "pages_of"]
+__all__ = ["Purge", "pages_of", "roughly_pages_of"]
 
 #: Seconds that a transaction with locks should take; twice and thrice that is still little to wait.
 STEP_S = 0.03
@@ -196,6 +196,15 @@ def pages_of(connection: Connection, table: sql.Identifier) -> int:
     query = sql.SQL("SELECT coalesce(pg_relation_size(to_regclass({})) / current_setting('block_size')::int, 0)")
     row = connection.execute(query.format(table.as_string())).fetchone()
     assert row is not None  # a SELECT without FROM has a row
+    return int(str(row[0]))
+
+
+def roughly_pages_of(connection: Connection, tables: Iterable[sql.Identifier]) -> int:
+    """How many pages tables had when PostgreSQL last counted them. It waits for no lock on any."""
+    names = [table.as_string() for table in tables]
+    query = "SELECT coalesce(sum(relpages), 0) FROM pg_class JOIN unnest(%s::text[]) AS name ON oid = to_regclass(name)"
+    row = connection.execute(query, [names]).fetchone()
+    assert row is not None  # an aggregate has a row
     return int(str(row[0]))
 
 
