@@ -126,6 +126,7 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
 
     @app.task(  # type: ignore[untyped-decorator]  # celery has no types
         name="penstock.write_batch",
+        shared=False,  # with other applications of the process: this one's task is bound to this one's settings
         acks_late=True,
         reject_on_worker_lost=True,
         acks_on_failure=False,
@@ -144,6 +145,7 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
 
     @app.task(  # type: ignore[untyped-decorator]  # celery has no types
         name="penstock.probe",
+        shared=False,
         acks_late=True,
         reject_on_worker_lost=True,
         acks_on_failure=False,

@@ -25,7 +25,7 @@ def register_maintenance(app: Celery, settings: Settings, registry: Registry) ->
 
 
 def _register(app: Celery, settings: Settings, registry: Registry, job: Job) -> None:
-    @app.task(name=job.task, ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+    @app.task(name=job.task, shared=False, ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
     def run(**arguments: Any) -> dict[str, Any]:
         done = run_job(job, settings, registry, started_by="beat", arguments=arguments)
         _log(done)

@@ -47,7 +47,10 @@ def _send(row: Row, settings: Settings) -> None:
     from penstock_worker.maintenance.schedule.sender import RunRefused, Sender
 
     app = create_app(settings)
-    app.loader.import_default_modules()
+    try:
+        app.loader.import_default_modules()
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(f"PENSTOCK_TASKS: {exc}") from exc
     sender = Sender(app)
     if why := trouble_of(row, sender.knows):
         raise ConfigurationError(f"{row.name}: {why}")
