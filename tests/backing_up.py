@@ -20,8 +20,8 @@ _ROWS = """
         ('quote''\n\t"s', 'bob', 'completed', NULL, 'infinity', 9, gen_random_uuid());
     INSERT INTO translation.sessions (session_id, _deleted_version, _deleted_event) VALUES ('gone', 12, gen_random_uuid());
     INSERT INTO translation.sessions (session_id) VALUES ('placeholder');
-    INSERT INTO translation.tasks (task_id, session_id, tokens, _version, _event, _stamps, _extra)
-        SELECT 't-' || n, 's-1', n, n, gen_random_uuid(), '{"status": ["01", "x"]}', '{"new": 1}'
+    INSERT INTO translation.tasks (task_id, session_id, tokens, _version, _oldest, _event, _stamps, _extra)
+        SELECT 't-' || n, 's-1', n, n, n, gen_random_uuid(), '{"status": ["01", "x"]}', '{"new": 1}'
         FROM generate_series(1, 50) AS n;
     INSERT INTO guardian.memories (memory_id, user_id, strength, _version, _event)
         VALUES ('m-1', 'ada', 0.1::float8 + 0.2, 1, gen_random_uuid()), ('m-2', 'ada', 1e-300, 1, gen_random_uuid());

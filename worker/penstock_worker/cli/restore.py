@@ -94,9 +94,9 @@ def _say(restored: Restored) -> None:
     typer.echo(f"restored {restored.backup_id} into {restored.database} ({how}): {what}, in {restored.seconds:.1f} s")
     if restored.migrated:
         typer.echo(f"migrated: {', '.join(restored.migrated)}")
-    if restored.erased:
-        counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in restored.erased.items())
-        typer.echo(f"erased since the backup, and erased again: {plain(counts, limit=400)}")
+    if restored.erased.get("fences"):
+        rows = sum(restored.erased["erased"].values())
+        typer.echo(f"erased people were erased again: {rows:,} rows that the backup had brought back")
     if restored.left_out:
         typer.echo(
             f"left out, for roles of the backup are missing here, or not yours to give to: {', '.join(restored.left_out)}"

@@ -29,7 +29,8 @@ from penstock_worker.store.backup.scratch import Server, connect_to_server, scra
 from penstock_worker.store.backup.sums import list_tables
 from penstock_worker.store.backup.swap import copy_properties, swap
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.privacy.restore import Carried, carry_fences, reapply
+from penstock_worker.store.privacy.erase import alone
+from penstock_worker.store.privacy.restore import carry_fences, reapply
 
 __all__ = ["Restored", "Target", "Verified", "look_at_target", "restore_backup", "verify_backup"]
 
@@ -186,7 +187,7 @@ class _Restore:
         url = self._settings.database
         with _connect(url) as connection:
             self._load(connection, url, is_whole_or_nothing=True)
-            self._migrate(url)
+            self._migrate(connection, url)
             return connection.info.dbname
 
     def replace(self, *, has_old: bool) -> str:
@@ -195,7 +196,7 @@ class _Restore:
             url = server.url_of(name)
             with _connect(url) as connection:
                 self._load(connection, url)
-                self._migrate(url)
+                self._migrate(connection, url)
                 if has_old:
                     copy_properties(server, name)
                     # Last of all, so that no erasure comes between.
@@ -212,19 +213,20 @@ class _Restore:
         if problems:
             raise ConfigurationError(f"what was restored is not what was backed up: {'; '.join(problems)}")
 
-    def _migrate(self, url: str) -> None:
+    def _migrate(self, connection: Connection, url: str) -> None:
         self._progress("migrating", 0, None)
         self.migrated = upgrade(url, self._registry, parse_locations(self._settings.migrations))
+        # The run that made the backup is in it, under way.
+        connection.execute(
+            "UPDATE penstock.maintenance_runs SET state = 'done', ended_at = now() WHERE job = 'backup' AND state = 'running'"
+        )
 
     def _erase_anew(self, server: Server, connection: Connection) -> None:
+        """No erasure begins in the old database while it is being done."""
         self._progress("erasing", 0, None)
-        carried = self._carried(server)
         settings = self._settings.model_copy(update={"database_url": server.url_of(connection.info.dbname)})
-        self.erased = reapply(connection, self._registry, carried, settings)
-
-    def _carried(self, server: Server) -> Carried:
-        with _connect(server.url) as old:
-            return carry_fences(old)
+        with _connect(server.url) as old, alone(old):
+            self.erased = reapply(connection, self._registry, carry_fences(old), settings)
 
 
 @contextmanager
