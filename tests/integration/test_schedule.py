@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pytest
 from penstock_worker.errors import BrokerAway
 from penstock_worker.maintenance.schedule.scheduler import defaults_of
 from penstock_worker.maintenance.schedule.sender import RunRefused
-from penstock_worker.maintenance.schedule.tick import LOOK_S, Beat
+from penstock_worker.maintenance.schedule.tick import LOOK_S, SILENCE_S, Beat
 from penstock_worker.settings import Settings
 from penstock_worker.store import schedule
 from penstock_worker.store.connection import connect_with
@@ -114,6 +115,15 @@ def row(person: Callable[..., Any], *columns: str, name: str = "report") -> tupl
     return found
 
 
+def end(beat: Beat, person: Callable[..., Any]) -> None:
+    """Close it, and wait until the server has noticed."""
+    beat.close()
+    deadline = time.monotonic() + 60
+    while person("SELECT FROM pg_stat_activity WHERE application_name = %s", f"penstock beat {beat.who}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_row_is_planned_sent_and_planned_again(beat: Beat, broker: Broker, person: Any) -> None:
     add(person, arguments='{"days": 3}')
     beat.tick(at(0))
@@ -141,7 +151,7 @@ def test_what_was_missed_is_sent_once(beat: Beat, new_beat: Any, broker: Broker,
     add(person)
     add(person, "nightly", cron="0 3 * * *")
     beat.tick(at(0))
-    beat.close()
+    end(beat, person)
     later = new_beat("web2:2")
     for second in range(5):
         later.tick(at(7 * 86_400 + second))
@@ -169,7 +179,7 @@ def test_one_leads_and_the_other_follows_at_its_end(new_beat: Any, broker: Broke
     second.tick(at(60))
     assert broker.names == []
 
-    first.close()
+    end(first, person)
 
     second.tick(at(60))
     assert (second.leads, broker.names) == (True, ["report"])
@@ -430,22 +440,17 @@ def test_a_database_that_is_not_migrated_is_waited_for(
     beat.close()
 
 
-def test_the_server_ends_the_session_of_a_beat_that_froze(
-    new_beat: Any, broker: Broker, person: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its connection stays open, and nobody but the server could take the lock from it."""
-    monkeypatch.setattr("penstock_worker.maintenance.schedule.tick.SILENCE_S", 0.2)
-    frozen = new_beat("web1:1")
+def test_the_server_ends_the_session_of_a_beat_that_froze(new_beat: Any, broker: Broker, person: Any) -> None:
+    """Its connection stays open, and nobody but the server could take the lock from it. The wait is shortened."""
+    frozen, second = new_beat("web1:1"), new_beat("web2:2")
     add(person)
     frozen.tick(at(0))
-    monkeypatch.undo()
-    second = new_beat("web2:2")
-    for _ in range(1_000):  # ends long before, in 0.2 s of the server
+    assert frozen._connection.execute("SHOW idle_session_timeout").fetchone() == (f"{SILENCE_S:.0f}s",)
+    frozen._connection.execute("SET idle_session_timeout = '50ms'")
+    deadline = time.monotonic() + 60
+    while not second.leads:
+        assert time.monotonic() < deadline
         second.tick(at(30))
-        if second.leads:
-            break
-        person("SELECT pg_sleep(0.02)")
-    assert second.leads
     second.tick(at(60))
     frozen.tick(at(60))
     frozen.tick(at(60))
@@ -464,7 +469,7 @@ def test_jobs_have_rows_that_follow_the_settings_until_somebody_edits_them(new_b
         first.tick(at(second))
     assert every() == {"held": 30, "adopt": 60}
     assert row(person, "next_run", name="held") == (at(31),)
-    first.close()
+    end(first, person)
 
     person("UPDATE penstock.schedule SET every_s = 45 WHERE name = 'adopt'")
     person("UPDATE penstock.schedule SET is_enabled = false WHERE name = 'held'")
