@@ -48,6 +48,7 @@ _COMMANDS = (
     "dump",
     "vacuum",
     "disk",
+    "import-sqlite",
 )
 
 #: What a shell calls the mistake of a person, and the end by Ctrl-C.
