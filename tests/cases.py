@@ -239,13 +239,13 @@ class Delivery:
     connections: tuple[list[list[Wire]], ...]
 
 
-def pick_events(pick: Picker, at_least: int = 1, at_most: int = 14) -> list[Event]:
+def pick_events(pick: Picker, at_least: int = 1, at_most: int = 14, types: Sequence[str] = ()) -> list[Event]:
     """
-    A set of events of few types, so that many meet in one row.
+    A set of events of few types, so that many meet in one row; of these types and their parents, if any are given.
 
     One set in three holds full records only, which is what most services send, and which takes the shortest way.
     """
-    names = pick.shuffled([*TYPES, "lab.note", "lab.pair"])[: pick.one((1, 1, 2, 3))]
+    names = list(types) or pick.shuffled([*TYPES, "lab.note", "lab.pair"])[: pick.one((1, 1, 2, 3))]
     names += [TYPES[name]["parent"][1] for name in names if TYPES[name]["parent"]]
     keys = {name: _KEYS[name][: pick.one((1, 1, 3))] for name in names}
     deletes_in_ten = pick.one((1, 0, 3))

@@ -1,0 +1,63 @@
+"""A service that resumes what another one left behind: it listens, claims, restores, goes on, resolves."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import psycopg
+from kombu import Connection, Exchange, Queue
+
+from penstock_producers import Producer
+from penstock_schemas import load_registry
+from penstock_schemas.records.translation import TranslationSession, TranslationTask
+from penstock_worker.store.recovery import Claim, claim, release, renew, resolve, restore
+
+ME = f"translator@{socket.gethostname()}"
+#: Whoever has a session must say something within this time, or others may take it.
+LEASE_S = 300
+#: One queue for all instances of the service: each announcement reaches one of them, and waits while none runs.
+QUEUE = Queue("translator.incomplete", Exchange("penstock.changes", type="topic"), "translation.session.incomplete")
+
+
+def translate(text: str | None) -> str:
+    return (text or "").upper()
+
+
+def resume(database: psycopg.Connection, producer: Producer, taken: Claim) -> None:
+    """Go on with a session; what has been done already is seen in its tasks."""
+    key = taken.recovery.key
+    with restore(database, load_registry(), taken.recovery.type, key) as restored:
+        tasks = [row for _, row in restored.children if row["status"] != "completed"]
+    for task in tasks:
+        done = {"status": "completed", "translated_text": translate(task["source_text"])}
+        producer.publish(TranslationTask(task_id=task["task_id"], session_id=key[0], **done))
+        renew(database, taken.recovery.id, taken.token, for_s=LEASE_S)
+    producer.publish(TranslationSession(session_id=key[0], status="completed"))
+
+
+def listen(database: psycopg.Connection, producer: Producer, broker_url: str) -> None:
+    def hear(announcement: dict, message: object) -> None:
+        taken = claim(database, announcement["recovery"], by=ME, for_s=LEASE_S)
+        if taken:  # else somebody else has it, or it has ended by itself
+            resume(database, producer, taken)
+            if producer.barrier(timeout_s=60):
+                resolve(database, taken.recovery.id, taken.token, outcome="resumed")
+                print("resumed", *taken.recovery.key, flush=True)  # noqa: T201
+            else:  # the database or the broker is away: it is offered again
+                release(database, taken.recovery.id, taken.token)
+        message.ack()  # last: what dies before this is announced again in any case
+
+    with Connection(broker_url) as connection, connection.Consumer(QUEUE, callbacks=[hear], prefetch_count=1):
+        print("listening", flush=True)  # noqa: T201
+        while True:
+            connection.drain_events()
+
+
+if __name__ == "__main__":
+    stack = Path(".penstock/stack.json")  # where `penstock up` says what runs here
+    urls = json.loads(stack.read_text()) if stack.exists() else {}
+    broker_url = os.environ.get("PENSTOCK_BROKER_URL") or urls["broker_url"]
+    database_url = os.environ.get("PENSTOCK_DATABASE_URL") or urls["database_url"]
+    with psycopg.connect(database_url, autocommit=True) as database, Producer(broker_url, name="translator") as producer:
+        listen(database, producer, broker_url)
