@@ -22,6 +22,7 @@ from bench import (
     peers,
     pressure,
     publish,
+    retention,
     scale,
     small,
     update,
@@ -46,6 +47,7 @@ BENCHES: dict[str, ModuleType] = {
     "scale": scale,
     "pressure": pressure,
     "peers": peers,
+    "retention": retention,
     "bad-input": bad_input,
 }
 ROUNDS = 3

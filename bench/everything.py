@@ -26,7 +26,11 @@ BOTH_BROKERS = ("drain", "live", "small", "latency")
 #: Those with no goal of their own.
 ON_DEMAND = ("bad-input",)
 #: Where fewer events alone would not make a bench quick.
-_QUICK = {"growth": ["--sizes", "1000", "10000"], "memory": ["--short", "1000"]}
+_QUICK = {
+    "growth": ["--sizes", "1000", "10000"],
+    "memory": ["--short", "1000"],
+    "retention": ["--rows", "50000", "--month-rows", "1000"],
+}
 #: Above what the longest one takes on a busy machine; then, how long it may take to stop its servers.
 _LIMIT_S, _STOP_S = 1_800.0, 60.0
 _ROOT = Path(__file__).parents[1]

@@ -66,6 +66,7 @@ GOALS: dict[str, list[Goal]] = {
         _at_least("times.celery_batches", 50),
         _at_least("times.best_of_the_rest", 3),
     ],
+    "retention": [_at_least("ratio", 0.70), _at_most("longest_lock_ms", 100), _at_most("drop.seconds", 1)],
 }
 
 

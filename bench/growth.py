@@ -30,6 +30,8 @@ from penstock_migrations.run import upgrade
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
 from penstock_schemas.registry import load_registry
 
+__all__ = ["drain_new", "multiply"]
+
 #: New events of one measurement.
 EVENTS = 50_000
 SIZES = (100_000, 1_000_000, 10_000_000)
@@ -59,7 +61,7 @@ def measure(place: Site, arguments: argparse.Namespace) -> dict[str, Any]:
         seeds = {size: iter(range(1, arguments.rounds + 2)) for size in sizes}
 
         def turn(size: int) -> Callable[[], float]:
-            return lambda: _drain(places[size], backlog, arguments.events, next(seeds[size]))
+            return lambda: drain_new(places[size], backlog, arguments.events, next(seeds[size]))
 
         turns = {str(size): turn(size) for size in sizes}
         alternate(turns, 1)
@@ -113,11 +115,11 @@ def _grown(place: Site, size: int, seed_rows: int) -> AbstractContextManager[Sit
     with place.other_database(name) as other:
         for table in ("translation.sessions", "translation.tasks"):
             Table(other, table, "").copy(Table(place, table, "").export())
-        _multiply(other, -(-size // seed_rows) - 1)
+        multiply(other, -(-size // seed_rows) - 1)
     return place.other_database(name)
 
 
-def _multiply(place: Site, copies: int) -> None:
+def multiply(place: Site, copies: int) -> None:
     """Add copies of all sessions and tasks. Indexes and the foreign key are built after that, which takes half the time."""
     connection = place.connection
     connection.execute(f"SET maintenance_work_mem = '{_INDEX_MEMORY_MB}MB'")
@@ -196,7 +198,8 @@ def _records(events: int, seed: int) -> tuple[list[TranslationSession], list[Tra
     return build_records(events, seed)
 
 
-def _drain(place: Site, backlog: Backlog, events: int, seed: int) -> float:
+def drain_new(place: Site, backlog: Backlog, events: int, seed: int) -> float:
+    """Seconds for tasks with keys of this seed, which are compared with what was sent."""
     with place.phases.of("making events"):
         sessions, tasks = _records(events, seed)
     place.connection.execute(f"TRUNCATE {OWN_TABLES}")

@@ -242,6 +242,32 @@ def _peers(results: _Results) -> str:
     return ""
 
 
+def _retention(results: _Results) -> str:
+    rows = [
+        [
+            f"{result['purged_rows']:,}",
+            _with_spread(result["events_per_s_alone"], result["spread"]["events_per_s_alone"]),
+            _with_spread(result["events_per_s"], result["spread"]["events_per_s"]),
+            _with_spread(result["ratio"], result["spread"]["ratio"]),
+            f"{result['purged_rows_per_s']:,}",
+            result["longest_lock_ms"],
+            f"{result['drop']['seconds']:g} ({result['drop']['rows']:,} rows)",
+        ]
+        for result in results
+        if result["name"] == "retention"
+    ]
+    head = [
+        "rows purged",
+        "events/s alone",
+        "events/s beside",
+        "ratio",
+        "purged rows/s",
+        "longest lock, ms",
+        "a month dropped, s",
+    ]
+    return table(head, rows) if rows else ""
+
+
 def _bad_input(results: _Results) -> str:
     rows = [
         [
@@ -264,6 +290,7 @@ _SECTIONS = {
     "More workers": _scale,
     "What the database bears": _pressure,
     "Peers": _peers,
+    "Ingestion beside a purge": _retention,
     "A bad producer beside a good one": _bad_input,
 }
 

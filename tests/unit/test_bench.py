@@ -162,7 +162,7 @@ def test_goals_are_judged():
 def test_every_name_of_the_issue_is_a_bench():
     from bench.__main__ import BENCHES, parse
 
-    of_the_issue = "limit drain live update partial append small publish latency memory growth scale pressure peers"
+    of_the_issue = "limit drain live update partial append small publish latency memory growth scale pressure peers retention"
     assert list(BENCHES) == [*of_the_issue.split(), *ON_DEMAND]
     assert {name.partition("/")[0] for name in GOALS} <= BENCHES.keys()
     chosen = parse(["growth", "--sizes", "10", "20", "--json"])

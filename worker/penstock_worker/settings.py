@@ -39,10 +39,10 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(None, description="postgresql://...; empty starts an embedded PostgreSQL")
     records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
-    migrations: str = Field("", description="Folders of migrations beside entry points, package=folder, separated by commas")
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules with Celery tasks of your own, separated by commas"
     )
+    migrations: str = Field("", description="Folders of migrations beside entry points, package=folder, separated by commas")
     queue: str = Field("penstock.events", description="The queue of events")
 
     worker_only: Literal["ingest", "maintenance"] | None = Field(None, description="What a worker does; empty does both")
@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     probe_s: float = Field(1, gt=0, description="Seconds between two looks at a database that is away")
 
     flush_every_s: float = Field(30, gt=0, description="Seconds between two times that all workers write what they hold")
+    audit_every_s: float = Field(300, gt=0, description="Seconds between two times that gaps are counted, the ledger is folded")
+    ledger_keep_days: int = Field(90, ge=-1, description="Days without a word after which a producer's ledger goes; -1 never")
+    runs_keep_days: int = Field(30, ge=-1, description="Days that rows of maintenance_runs are kept; -1 keeps them for ever")
 
     stalled_after_s: float = Field(30, gt=0, description="Seconds of standing still after which a worker says that it does")
     health_folder: Path = Field(Path(".penstock") / "health", description="Where workers say how they are")
@@ -90,8 +93,9 @@ class Settings(BaseSettings):
     retention: str = Field(
         "", description="How long rows are kept instead of as declared: type=30d or type=never, separated by commas"
     )
-    retention_every_s: float = Field(3600, gt=0, description="Seconds between two purges")
-    retention_time_limit_s: float = Field(20, gt=0, description="Seconds one purge may take; the next goes on from there")
+    retention_every_s: float = Field(60, gt=0, description="Seconds between two runs of the purge")
+    retention_time_limit_s: float = Field(20, gt=0, description="Seconds one run may take; the next goes on from there")
+    retention_rest_s: float = Field(3600, ge=0, description="Seconds between two passes of the purge over all tables")
     retention_work_share: float = Field(0.25, gt=0, le=1, description="Share of that time it works; it pauses for the rest")
     tombstone_days: int = Field(30, ge=1, description="Days that deletes are remembered and missing parents waited for")
     dead_letter_days: int = Field(-1, ge=-1, description="Days that dead letters are kept; -1 keeps them for ever")

@@ -63,7 +63,7 @@ def run(
     as_json: _Json = False,
 ) -> None:
     """Purge now, as beat would. Exit code 1 if another purge is under way."""
-    run_by_hand("retention", is_dry_run=is_dry_run, as_json=as_json, arguments={"all": True} if is_all else None)
+    run_by_hand("retention", is_dry_run=is_dry_run, as_json=as_json, arguments={"all" if is_all else "at_once": True})
 
 
 @_app.command("holds")

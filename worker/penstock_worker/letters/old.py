@@ -12,6 +12,7 @@ from penstock_worker.letters.discard import discard_chunk
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.retention.pace import Pace, Size
+from penstock_worker.store.retention.rows import STEP_S
 from penstock_worker.store.stored_letters import BEFORE_ALL
 
 __all__ = ["LettersDue", "discard_old", "letters_due"]
@@ -19,7 +20,6 @@ __all__ = ["LettersDue", "discard_old", "letters_due"]
 #: A payload may be of megabytes.
 FIRST_LETTERS = 50
 MAX_LETTERS = 1_000
-STEP_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """
 The job that deletes what is kept no longer: months as a whole, other rows and dead letters in small transactions.
 
-A run goes through the tables, children before their parents, until its time is over; the next one goes on at the page where it
-stopped, which it finds in the counts of the last run. Safe to run twice: what is gone is not found again.
+A pass goes through the tables, children before their parents, in as many runs as it takes: each ends when its time is over, and
+the next one goes on at the page where it stopped, which it finds in the counts of the last run. Between two passes the tables
+rest. Safe to run twice: what is gone is not found again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Milliseconds that a statement may wait for a table's lock; rows it never waits for.
 _LOCK_TIMEOUT_MS = 100
+_FROM_THE_BEGINNING: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ def make_plan(connection: Connection, settings: Settings, rules: Rules) -> Plan:
 
 def purge(work: Work) -> dict[str, Any]:
     """
-    Delete what is due, for as long as the settings say; with the argument `all` until nothing is left.
+    Delete what is due, for as long as the settings say.
 
-    In a dry run: what would go.
+    With the argument `all` until nothing is left, with `at_once` also while the tables rest. In a dry run: what would go.
     """
     if work.is_dry_run:
         return _told(make_plan(work.connection, work.settings, rules_of(work)))
@@ -69,9 +71,9 @@ def purge(work: Work) -> dict[str, Any]:
     is_whole = bool(work.arguments.get("all"))
     pace = Pace(None if is_whole else work.settings.retention_time_limit_s, work.settings.retention_work_share)
     run = _Run(work, pace)
-    run.go({} if is_whole else _left_off(work.connection))
+    run.go(_FROM_THE_BEGINNING if is_whole else _left_off(work))
     while is_whole and run.has_changed:
-        run.go({})
+        run.go(_FROM_THE_BEGINNING)
     return run.counts()
 
 
@@ -88,6 +90,7 @@ class _Run:
     #: Where the next run goes on: the type and the page.
     next: dict[str, Any] = field(default_factory=dict)
     has_changed: bool = False
+    has_passed: bool = False
     purge: Purge = field(init=False)
     _pages_done: int = 0
     _pages: int = 0
@@ -95,15 +98,16 @@ class _Run:
     def __post_init__(self) -> None:
         self.purge = Purge(self.work.connection, rules_of(self.work), self.pace)
 
-    def go(self, left_off: dict[str, Any]) -> None:
-        """Pass over everything, or over what is left from where the last run stopped."""
+    def go(self, left_off: dict[str, Any] | None) -> None:
+        """Pass over everything, or over what is left from where the last run stopped; None: the tables rest."""
         before = self._changes()
-        self.next = left_off
+        self.next = left_off or {}
         try:
             for record in self._types(is_append_only=True):
                 self._guard(record, self._drop_months)
             self._discard_letters()
-            self._sweep(left_off)
+            if left_off is not None:
+                self._sweep(left_off)
         except OutOfTime:
             pass
         self.has_changed = self._changes() != before
@@ -118,6 +122,7 @@ class _Run:
             "left": self.left,
             "longest_lock_ms": self.pace.longest_ms,
             "next": self.next,
+            "passed": self.has_passed,
         }
         return {name: value for name, value in counts.items() if value}
 
@@ -155,6 +160,7 @@ class _Run:
             self._guard(record, self._sweep_type)
             page = 0
         self.next = {}
+        self.has_passed = True
 
     def _sweep_type(self, record: RecordType) -> None:
         start = int(self.next["page"])
@@ -175,12 +181,19 @@ class _Run:
             logger.exception("rows of %s cannot be deleted", record.name, extra={"action": "retention_refused"})
 
 
-def _left_off(connection: Connection) -> dict[str, Any]:
-    row = connection.execute(
-        "SELECT counts -> 'next' FROM penstock.maintenance_runs"
+def _left_off(work: Work) -> dict[str, Any] | None:
+    """Where the last run stopped, or the beginning; None where a pass has ended so lately that the tables rest."""
+    row = work.connection.execute(
+        "SELECT counts -> 'next', (SELECT max(ended_at) FROM penstock.maintenance_runs"
+        " WHERE job = 'retention' AND counts ? 'passed' AND NOT is_dry_run) FROM penstock.maintenance_runs"
         " WHERE job = 'retention' AND state = 'done' AND NOT is_dry_run ORDER BY id DESC LIMIT 1"
     ).fetchone()
-    return row[0] if row and isinstance(row[0], dict) else {}
+    position, ended = row or (None, None)
+    if isinstance(position, dict):
+        return position
+    rest = timedelta(seconds=work.settings.retention_rest_s)
+    is_resting = isinstance(ended, datetime) and ended <= work.now < ended + rest and not work.arguments.get("at_once")
+    return None if is_resting else _FROM_THE_BEGINNING
 
 
 def _count(connection: Connection, due: LettersDue) -> int:

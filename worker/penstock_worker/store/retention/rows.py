@@ -2,7 +2,7 @@
 A table without what is due: read through by the places of its rows, which needs no index, and deleted in small transactions.
 
 Two kinds of steps. One looks: it locks nothing, and may take its time. The other deletes: it locks the rows that were found, if
-nobody else has them locked, asks again whether they may go, and aims to be over in 30 ms. It never waits for a row, so that it
+nobody else has them locked, asks again whether they may go, and aims to be over in 20 ms. It never waits for a row, so that it
 cannot be in a circle of waiting; who waits for it does so for one step at most.
 
 Children go before their parents, in steps of their own: a parent may have millions. It is locked while it is deleted, and
@@ -11,8 +11,9 @@ whoever wants to give it a child then waits, finds it gone (23503), and tries ag
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +27,13 @@ from penstock_worker.store.retention.rules import Rules, parent_field, table_of
 
 __all__ = ["Purge", "pages_of", "roughly_pages_of"]
 
-#: Seconds that a transaction with locks should take; twice and thrice that is still little to wait.
-STEP_S = 0.03
+#: Seconds that a transaction with locks should take; thrice that is still little to wait.
+STEP_S = 0.02
 #: Seconds that a look should take. It locks nothing, but the run ends between two looks only.
 LOOK_S = 0.2
 #: Rows of the first deleting step of a run; the next ones follow the time that it took.
 FIRST_ROWS = 100
-MAX_ROWS = 5_000
+MAX_ROWS = 2_000
 FIRST_PAGES = 64
 #: 16 MB: the places of the rows in them are in memory.
 MAX_PAGES = 2_048
@@ -62,7 +63,8 @@ class Purge:
     deleted: Counter[str] = field(default_factory=Counter)
     emptied: Counter[str] = field(default_factory=Counter)
     _pages: Size = field(default_factory=lambda: Size(FIRST_PAGES, LOOK_S, MAX_PAGES))
-    _rows: Size = field(default_factory=lambda: Size(FIRST_ROWS, STEP_S, MAX_ROWS))
+    #: By type: to delete a parent costs a look for its children.
+    _rows: defaultdict[str, Size] = field(default_factory=lambda: defaultdict(lambda: Size(FIRST_ROWS, STEP_S, MAX_ROWS)))
 
     def sweep(self, record: RecordType, page: int = 0) -> Iterator[int]:
         """
@@ -78,8 +80,7 @@ class Purge:
         last = pages_of(self.connection, table)
         while page < last:
             end, found = self._look(table, page, last, due)
-            for start in range(0, len(found), FAMILIES):
-                self._clear(record, found[start : start + FAMILIES])
+            self._clear(record, found)
             for child in self.rules.children[record.name]:
                 self._bury_fallen(record, child, page, end)
             page = end
@@ -115,13 +116,16 @@ class Purge:
     def _clear(self, record: RecordType, places: Places) -> None:
         """Delete rows that are due, after what hangs on them."""
         cutoff = self.rules.cutoff(record)
-        if cutoff is not None and self.rules.children[record.name]:
-            query = sql.SQL("SELECT r.{} FROM {} r WHERE {} AND {}").format(
-                sql.Identifier(record.key[0]), table_of(record), _AMONG, self.rules.expired(record)
-            )
-            keys = [key for (key,) in self._ask(query, list(places))]
-            self._clear_below(record, keys, cutoff)
-        self._remove(record, places, cutoff)
+        if cutoff is None or not self.rules.children[record.name]:
+            self._remove(record, places, cutoff)
+            return
+        query = sql.SQL("SELECT r.{} FROM {} r WHERE {} AND {}").format(
+            sql.Identifier(record.key[0]), table_of(record), _AMONG, self.rules.expired(record)
+        )
+        for start in range(0, len(places), FAMILIES):
+            part = list(places[start : start + FAMILIES])
+            self._clear_below(record, [key for (key,) in self._ask(query, part)], cutoff)
+            self._remove(record, part, cutoff)
 
     def _clear_below(self, record: RecordType, keys: Sequence[Any], cutoff: int) -> None:
         """Delete the children of old rows, after their own."""
@@ -179,7 +183,7 @@ class Purge:
         lock = sql.SQL("SELECT r.ctid::text FROM {} r WHERE {} FOR UPDATE SKIP LOCKED").format(table, _AMONG)
         at = changed = 0
         while at < len(places):
-            with self.pace.piece(self._rows, len(places) - at, locks=True) as size, self.connection.transaction():
+            with self._piece(record, len(places) - at) as size, self.connection.transaction():
                 keep_holds(self.connection)
                 part = list(places[at : at + size])
                 locked = [place for (place,) in self.connection.execute(lock, [part])]
@@ -189,6 +193,9 @@ class Purge:
             at, changed = at + size, changed + sum(counts)
             self.pace.check()
         return changed
+
+    def _piece(self, record: RecordType, there_is: int) -> AbstractContextManager[int]:
+        return self.pace.piece(self._rows[record.name], there_is, locks=True)
 
 
 def pages_of(connection: Connection, table: sql.Identifier) -> int:
