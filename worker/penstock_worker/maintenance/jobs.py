@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock_worker.maintenance.adopt import adopt_spools
+from penstock_worker.maintenance.audit import audit_ledger
 from penstock_worker.maintenance.backup import make_backup
 from penstock_worker.maintenance.disk import read_disk
 from penstock_worker.maintenance.erasures import finish
@@ -35,6 +36,13 @@ def all_jobs(settings: Settings) -> dict[str, Job]:
             "make workers write what they hold",
             lambda work: flush_workers(work.settings, **work.arguments),
             every_s=settings.flush_every_s,
+        ),
+        Job(
+            "audit",
+            "find gaps, fold the ledger, delete old parts of it",
+            audit_ledger,
+            every_s=settings.audit_every_s,
+            deletes=True,
         ),
         Job("partitions", "make the months ahead", make_partitions, every_s=PARTITIONS_EVERY_S),
         Job(

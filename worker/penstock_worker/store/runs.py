@@ -10,7 +10,10 @@ from psycopg.rows import class_row
 
 from penstock_worker.store.connection import Connection
 
-__all__ = ["Run", "list_runs"]
+__all__ = ["Run", "forget_runs", "list_runs"]
+
+#: Rows that are deleted at a time.
+_CHUNK = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,19 @@ def list_runs(connection: Connection, job: str | None = None, limit: int = 20) -
     )
     with connection.cursor(row_factory=class_row(Run)) as cursor:
         return cursor.execute(query, {"job": job, "limit": limit}).fetchall()
+
+
+def forget_runs(connection: Connection, before: datetime, *, is_dry_run: bool = False) -> int:
+    """Delete the rows of runs that began before a time, in chunks; how many that were."""
+    old = "penstock.maintenance_runs WHERE started_at < %s"
+    if is_dry_run:
+        (number,) = connection.execute(f"SELECT count(*) FROM {old}".encode(), [before]).fetchone() or (0,)
+        return int(str(number))
+    gone, chunk = 0, _CHUNK
+    while chunk == _CHUNK:
+        chunk = connection.execute(
+            f"DELETE FROM penstock.maintenance_runs WHERE id IN (SELECT id FROM {old} ORDER BY id LIMIT %s)".encode(),
+            [before, _CHUNK],
+        ).rowcount
+        gone += chunk
+    return gone
