@@ -11,9 +11,9 @@ from penstock_worker.maintenance.flush import flush_workers
 from penstock_worker.maintenance.held import HeldLetters
 from penstock_worker.maintenance.job import Job
 from penstock_worker.maintenance.partitions import make_partitions
-from penstock_worker.maintenance.vacuum import vacuum_tables
 from penstock_worker.maintenance.recovery import RecoveryScan
 from penstock_worker.maintenance.retention import purge
+from penstock_worker.maintenance.vacuum import vacuum_tables
 from penstock_worker.settings import Settings
 
 __all__ = ["all_jobs"]
