@@ -6,7 +6,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from kombu.connection import Connection
 
+from penstock_schemas.topology import queues
+from penstock_worker.maintenance import listening
 from penstock_worker.maintenance import recovery as scans
 from penstock_worker.maintenance.listening import why_deaf
 from penstock_worker.settings import Settings
@@ -168,23 +171,36 @@ def test_what_is_open_is_neither_offered_nor_given_up_while_silence_means_nothin
     assert ward.look(DAY + minutes(32), lambda _: "no worker answers")["ended"] == {"completed": 1}
 
 
-def test_what_may_hold_events_up(ward: Ward, broker_url: str) -> None:
+def test_what_may_hold_events_up(ward: Ward, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ward.settings.model_copy(update={"broker_url": broker_url, "recovery_backlog_messages": 2})
     assert why_deaf(settings) == "no worker answers"
-    from kombu.connection import Connection
-
-    from penstock_schemas.topology import queues
-
-    with Connection(broker_url) as connection, connection.channel() as channel:
-        if broker_url.startswith("amqp"):
-            for name, arguments in queues(settings.queue).items():
-                channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
-        producer = connection.Producer(channel)
-        for _ in range(3):
-            producer.publish({}, exchange="", routing_key=settings.queue)
+    works = {"held_messages": 1, "paused_why": None, "stalled_why": None}
+    for steps, why in (
+        ([works, works | {"paused_why": "the database is away"}], None),
+        ([works | {"paused_why": "the database is away"}], "no worker works: the database is away"),
+        ([works | {"stalled_why": "it hangs"}], "no worker works: it hangs"),
+        ([works | {"held_messages": 3}], "3 messages wait"),
+    ):
+        monkeypatch.setattr(listening, "workers_stats", lambda _, steps=steps: dict(enumerate(steps)))
+        assert why_deaf(settings) == why
+    monkeypatch.setattr(listening, "workers_stats", lambda _: {"w": works})
+    publish_unread(broker_url, settings.queue, 1)
+    assert why_deaf(settings) is None
+    publish_unread(broker_url, settings.queue, 1)
     assert why_deaf(settings) == "3 messages wait"
     nowhere = "redis://127.0.0.1:1/0" if broker_url.startswith("redis") else "amqp://127.0.0.1:1//"
     assert str(why_deaf(settings.model_copy(update={"broker_url": nowhere}))).startswith("the broker is away: ")
+
+
+def publish_unread(broker_url: str, queue: str, count: int) -> None:
+    """Messages that no worker takes."""
+    with Connection(broker_url) as connection, connection.channel() as channel:
+        if broker_url.startswith("amqp"):
+            for name, arguments in queues(queue).items():
+                channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+        producer = connection.Producer(channel)
+        for _ in range(count):
+            producer.publish({}, exchange="", routing_key=queue)
 
 
 @pytest.mark.parametrize("hours", [-30, -3, 3])

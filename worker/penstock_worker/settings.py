@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     )
     recovery_every_s: float = Field(60, gt=0, description="Seconds between two scans for incomplete records")
     recovery_pages_per_run: int = Field(131_072, ge=1, description="Pages (8 KiB) of tables that one scan reads at most")
-    recovery_backlog_messages: int = Field(1_000, ge=0, description="Waiting messages above which silence means nothing")
+    recovery_backlog_messages: int = Field(10_000, ge=0, description="Waiting messages above which silence means nothing")
     recovery_offer_pause_s: float = Field(
         60, gt=0, description="Seconds until an incomplete record is offered again; they double"
     )

@@ -23,12 +23,14 @@ def why_deaf(settings: Settings) -> str | None:
     """
     try:
         waiting = waiting_messages(settings)
-        steps = workers_stats(settings) if waiting <= settings.recovery_backlog_messages else {}
+        steps = workers_stats(settings).values()
     except BrokerAway as exc:
         return f"the broker is away: {exc}"
-    if waiting > settings.recovery_backlog_messages:
-        return f"{waiting:,} messages wait"
     if not steps:
         return "no worker answers"
-    troubles = [step.get("stalled_why") or step.get("paused_why") for step in steps.values()]
-    return None if None in troubles else f"no worker works: {next(iter(troubles))}"
+    # RabbitMQ hands workers thousands of messages at once.
+    waiting += sum(int(step.get("held_messages") or 0) for step in steps)
+    if waiting > settings.recovery_backlog_messages:
+        return f"{waiting:,} messages wait"
+    troubles = [step.get("stalled_why") or step.get("paused_why") for step in steps]
+    return None if None in troubles else f"no worker works: {troubles[0]}"
