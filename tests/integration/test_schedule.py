@@ -116,10 +116,13 @@ def row(person: Callable[..., Any], *columns: str, name: str = "report") -> tupl
 
 
 def end(beat: Beat, person: Callable[..., Any]) -> None:
-    """Close it, and wait until the server has noticed."""
+    """Close the leader, and wait until the server has noticed."""
     beat.close()
     deadline = time.monotonic() + 60
-    while person("SELECT FROM pg_stat_activity WHERE application_name = %s", f"penstock beat {beat.who}"):
+    while person(
+        "SELECT FROM pg_locks JOIN pg_database d ON d.oid = database WHERE datname = current_database()"
+        " AND locktype = 'advisory'"
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

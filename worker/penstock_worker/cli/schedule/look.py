@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RowSeen", "list_rows", "look", "relative"]
 
+#: Characters of a result in the table; `--json` and `penstock maintenance runs` have all of it.
+RESULT_SHOWN = 60
+
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
@@ -127,13 +130,13 @@ def _who_leads(beats: list[BeatSeen]) -> str:
 
 def _table(rows: list[RowSeen], now: datetime) -> Table:
     table = Table(box=None, header_style="bold")
-    for heading in ("name", "when", "next run", "last run"):
-        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
+    for heading in ("name", "when", "next run (UTC)", "last run"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("last result", ""):
         table.add_column(heading, overflow="fold")
     for row in rows:
-        cells = (row.name, row.timing, _next(row), relative(row.last_run, now), _result(row), _remark(row))
-        table.add_row(*map(plain, cells))
+        cells = (row.name, row.timing, _next(row), relative(row.last_run, now))
+        table.add_row(*map(plain, cells), plain(_result(row), limit=RESULT_SHOWN), plain(_remark(row), limit=300))
     return table
 
 
@@ -141,7 +144,7 @@ def _next(row: RowSeen) -> str:
     if row.next_run is None or row.next_run_in_s is None:
         return "-"
     text = "now" if -1 < row.next_run_in_s <= 0 else _span(row.next_run_in_s)
-    return f"{row.next_run:%F %T}, {text}"
+    return f"{row.next_run:%T}, {text}" if abs(row.next_run_in_s) < _DAY else f"{row.next_run:%F %R}, {text}"
 
 
 def relative(at: datetime | None, now: datetime) -> str:
