@@ -143,17 +143,16 @@ def _type_as_json(one: TypePlan) -> dict[str, Any]:
 
 def _show_plan(found: Plan, console: Console) -> None:
     table = Table(box=None, header_style="bold")
-    for heading in ("type", "kept", "says"):
+    for heading in ("type", "kept", "source"):
         table.add_column(heading, no_wrap=True)
     for heading in ("rows", "would go", "idle", "on hold"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("next")
     for one in found.types:
         about = "" if one.is_exact else "~"
-        rows = "" if one.rows is None else f"{about}{one.rows:,}"
-        counts = [f"{about}{count:,}" if count else "-" for count in (one.due, one.idle, one.on_hold)]
+        counts = [f"{about}{count:,}" if count else "-" for count in (one.rows, one.due, one.idle, one.on_hold)]
         next_due = f"{one.next_due:%F %H:%M}" if one.next_due else "-"
-        table.add_row(one.type, _period(one.policy.retention), one.policy.source, rows, *counts, next_due)
+        table.add_row(one.type, _period(one.policy.retention), one.policy.source, *counts, next_due)
     console.print(table)
     for one in found.types:
         for month in one.months:

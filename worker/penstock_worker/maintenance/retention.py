@@ -90,7 +90,8 @@ class _Run:
     #: Where the next run goes on: the type and the page.
     next: dict[str, Any] = field(default_factory=dict)
     has_changed: bool = False
-    has_passed: bool = False
+    #: Tables that were gone through to their end.
+    tables: int = 0
     purge: Purge = field(init=False)
     _pages_done: int = 0
     _pages: int = 0
@@ -122,7 +123,7 @@ class _Run:
             "left": self.left,
             "longest_lock_ms": self.pace.longest_ms,
             "next": self.next,
-            "passed": self.has_passed,
+            "tables": self.tables,
         }
         return {name: value for name, value in counts.items() if value}
 
@@ -158,9 +159,8 @@ class _Run:
         for record in types[first:]:
             self.next = {"type": record.name, "page": page}
             self._guard(record, self._sweep_type)
-            page = 0
+            self.tables, page = self.tables + 1, 0
         self.next = {}
-        self.has_passed = True
 
     def _sweep_type(self, record: RecordType) -> None:
         start = int(self.next["page"])
@@ -184,9 +184,10 @@ class _Run:
 def _left_off(work: Work) -> dict[str, Any] | None:
     """Where the last run stopped, or the beginning; None where a pass has ended so lately that the tables rest."""
     row = work.connection.execute(
-        "SELECT counts -> 'next', (SELECT max(ended_at) FROM penstock.maintenance_runs"
-        " WHERE job = 'retention' AND counts ? 'passed' AND NOT is_dry_run) FROM penstock.maintenance_runs"
-        " WHERE job = 'retention' AND state = 'done' AND NOT is_dry_run ORDER BY id DESC LIMIT 1"
+        "WITH runs AS (SELECT * FROM penstock.maintenance_runs"
+        " WHERE job = 'retention' AND state = 'done' AND NOT is_dry_run)"
+        " SELECT counts -> 'next', (SELECT max(ended_at) FROM runs WHERE counts ? 'tables' AND NOT counts ? 'next')"
+        " FROM runs ORDER BY id DESC LIMIT 1"
     ).fetchone()
     position, ended = row or (None, None)
     if isinstance(position, dict):
@@ -204,12 +205,11 @@ def _count(connection: Connection, due: LettersDue) -> int:
 
 def _told(plan: Plan) -> dict[str, Any]:
     """A plan as the counts of a run."""
-    types = {
-        one.type: {"due": one.due, "idle": one.idle, "on_hold": one.on_hold, "is_exact": one.is_exact}
-        | {"months": [month.name for month in one.months if not month.is_on_hold]}
-        for one in plan.types
-        if one.due or one.idle or one.on_hold or one.months
-    }
-    counts = {name: {key: value for key, value in told.items() if value} for name, told in types.items()}
+    types = {}
+    for one in plan.types:
+        told: dict[str, Any] = {"due": one.due, "idle": one.idle, "on_hold": one.on_hold, "estimated": not one.is_exact}
+        told |= {"months": [month.name for month in one.months if not month.is_on_hold]}
+        if one.due or one.idle or one.on_hold or one.months:
+            types[one.type] = {name: value for name, value in told.items() if value}
     letters = {name: told["due"] for name, told in plan.letters.items() if told["due"]}
-    return {"would_go": counts, "letters": letters}
+    return {"would_go": types, "letters": letters}

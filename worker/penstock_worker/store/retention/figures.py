@@ -47,7 +47,7 @@ class TypePlan:
         policy: How long its rows are kept, and who says so.
         cutoff: Older rows go.
         is_exact: The counts are; else they are estimates from a sample of the table's pages.
-        rows: Placeholders and tombstones included; None for append-only types.
+        rows: Placeholders and tombstones included.
         due: Rows that go for their age, with what hangs on them.
         idle: Tombstones and placeholders that go.
         on_hold: Rows that would go and are on hold themselves or by their parent.
@@ -59,7 +59,7 @@ class TypePlan:
     policy: Policy
     cutoff: datetime | None
     is_exact: bool
-    rows: int | None = None
+    rows: int = 0
     due: int = 0
     idle: int = 0
     on_hold: int = 0
@@ -77,9 +77,10 @@ def plan_of(connection: Connection, settings: Settings, rules: Rules, record: Re
 def _months(connection: Connection, settings: Settings, rules: Rules, record: RecordType) -> TypePlan:
     policy = policy_of(settings, rules.registry, record.name)
     begin, _ = kept_months(record, rules.now)
-    if begin is None or policy.retention is None:
-        return TypePlan(record.name, policy, None, is_exact=True)
     partitions = list_partitions(connection, record)
+    rows = sum(max(month.rows, 0) for month in partitions)
+    if begin is None or policy.retention is None:
+        return TypePlan(record.name, policy, None, is_exact=False, rows=rows)
     due = [_month(connection, rules, record, month) for month in partitions if month.end <= begin]
     later = [month.end + policy.retention for month in partitions if month.end > begin]
     return TypePlan(
@@ -87,6 +88,7 @@ def _months(connection: Connection, settings: Settings, rules: Rules, record: Re
         policy,
         rules.now - policy.retention,
         is_exact=False,
+        rows=rows,
         due=sum(month.rows or 0 for month in due if not month.is_on_hold),
         on_hold=sum(month.rows or 0 for month in due if month.is_on_hold),
         next_due=min(later, default=None),
