@@ -24,6 +24,7 @@ from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.source import Delivery
 from penstock_worker.ingest.write import Writer
 from penstock_worker.settings import Settings
+from penstock_worker.store.privacy.fences import set_fences
 from tests.wiretap import Traffic, tapped
 
 EVENTS = 2_000
@@ -48,6 +49,7 @@ class Scale:
     """A writer, and what it takes to write."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.writer = Writer.of(Settings(database_url=url), load_registry(()))
         #: Events that were looked at one by one; usual ones are columns only.
         self.objects = 0
@@ -163,6 +165,20 @@ def test_a_larger_batch_takes_no_more_statements(scale):
 
     assert (large.statements, large.round_trips) == (small.statements, small.round_trips)
     assert large.copied_bytes > 1.5 * small.copied_bytes
+
+
+def test_erased_people_cost_the_others_nothing(scale):
+    """Fences are read once, with the first batch after an erasure; of those who are not erased nothing is asked."""
+    batch = new_rows()
+    scale.write([*batch.before, *batch.messages[:1]])
+    before = scale.weigh(batch.messages[1:2])
+    with psycopg.connect(scale.url, autocommit=True) as connection:
+        for number in range(20):
+            set_fences(connection, f"nobody {number}", 0)
+
+    learning, after = scale.weigh(batch.messages[2:3]), scale.weigh(batch.messages[3:4])
+    assert (learning.statements, after.statements) == (before.statements + 2, before.statements)
+    assert (after.round_trips, scale.objects) == (before.round_trips, 0)
 
 
 def test_many_small_messages_are_one_transaction(scale):

@@ -83,7 +83,7 @@ def _refused_in(block: Block, subject: str, fences: Fences, kind: Kind) -> Itera
     written = block.texts.get(subject)
     if written is None:
         return
-    texts = {text: unescaped(text) for text in set(written) if text != NULL}
+    texts = {text: unescaped(text) for text in fences.doubtful(kind, set(written)) if text != NULL}
     erased = fences.versions(kind, texts.values())
     if not erased:
         return
