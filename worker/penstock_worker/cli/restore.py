@@ -69,7 +69,7 @@ def _refuse_what_would_be_lost(target: Target, workers: list[str]) -> None:
     if workers:
         raise ConfigurationError(f"workers run ({plain(', '.join(workers))}): stop them first, or say --yes")
     if target.sessions:
-        raise ConfigurationError(f"{target.sessions} clients are connected to the database: stop them first, or say --yes")
+        raise ConfigurationError(f"clients are connected to the database ({target.sessions}): stop them first, or say --yes")
     if lost := [name for name in target.tables_with_rows if not name.startswith(_OWN_ROWS)]:
         names = ", ".join([*lost[:_SHOWN], *(["..."] if len(lost) > _SHOWN else [])])
         raise ConfigurationError(f"{len(lost)} tables of the database have rows ({names}): say --yes to replace them")

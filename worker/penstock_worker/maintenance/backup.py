@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -46,15 +47,16 @@ def make_backup(work: Work) -> dict[str, Any]:
         return {"removed": [each.path.name for each in outdated(found, work.now, settings.backup_keep_days)]}
     recipients = read_recipients(settings.backup_key_file) if settings.backup_key_file else []
     programs = find_programs(work.connection.info.server_version // 10_000, settings.postgres_programs)
-    backup_id = new_id(work.now)
+    now = work.now.astimezone(UTC)
+    backup_id = new_id(now)
     with new_backup(settings.backup_folder, backup_id) as draft:
         writer = BackupWriter(draft, recipients)
         manifest = _write(work, settings, programs, writer, backup_id)
         size = sum(file.size for file in writer.files.values())
-        header = Header(backup_id, work.now, size, _format(work), bool(recipients), writer.files)
+        header = Header(backup_id, now, size, _format(work), bool(recipients), writer.files)
         write_header(draft, header)
     removed = _remove_outdated(settings, work)
-    made = {"backup_id": backup_id, "size": size, "timestamp": work.now.isoformat()}
+    made = {"backup_id": backup_id, "size": size, "timestamp": now.isoformat()}
     about = {"folder": str(settings.backup_folder / backup_id), "tables": len(manifest.tables), "rows": manifest.rows}
     return {**made, **about, "removed": removed}
 
@@ -90,7 +92,7 @@ def _manifest(work: Work, snapshot: Snapshot, programs: Programs, backup_id: str
     versions = Versions(version("penstock"), server, programs.major, migrations(connection))
     return Manifest(
         backup_id,
-        work.now.isoformat(),
+        work.now.astimezone(UTC).isoformat(),
         connection.info.dbname,
         versions,
         owners(connection),

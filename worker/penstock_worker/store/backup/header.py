@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from penstock_worker.errors import ConfigurationError
 
-__all__ = ["DUMP_FILES", "Format", "Header", "StoredFile", "damage", "read_header"]
+__all__ = ["DUMP_FILES", "Format", "Header", "StoredFile", "damage", "read_header", "stored_name", "write_header"]
 
 Format = Literal["custom", "plain"]
 
@@ -61,9 +62,12 @@ def stored_name(file: str, *, is_encrypted: bool) -> str:
 
 
 def write_header(folder: Path, header: Header) -> Path:
+    """Write it last of all: a folder without it is no backup."""
     path = folder / _FILE
-    path.touch(mode=0o600)
-    path.write_text(header.to_json())
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(header.to_json())
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 
@@ -78,7 +82,7 @@ def read_header(folder: Path) -> Header:
         value = json.loads((folder / _FILE).read_text())
         if value.pop("penstock_backup") != _LAYOUT:
             raise ConfigurationError(f"{folder} was written by a newer Penstock: use that one")
-        value["timestamp"] = datetime.fromisoformat(value["timestamp"])
+        value["timestamp"] = datetime.fromisoformat(value["timestamp"]).astimezone(UTC)
         value["files"] = {name: StoredFile(**file) for name, file in value["files"].items()}
         return Header(**value)
     except FileNotFoundError as exc:

@@ -73,8 +73,10 @@ def sum_tables(connection: Connection, on_table: Callable[[int, int], None]) -> 
     sums: dict[str, TableSum] = {}
     tables = list_tables(connection)
     for done, (schema, name) in enumerate(tables, 1):
+        # A column that is called like the row would be taken for it.
         query = sql.SQL(
-            'SELECT count(*), coalesce(sum(hashtextextended(t::text COLLATE "C", 0)::numeric), 0)::text FROM ONLY {} t'
+            'SELECT count(*), coalesce(sum(hashtextextended(_the_row_::text COLLATE "C", 0)::numeric), 0)::text'
+            " FROM ONLY {} _the_row_"
         )
         row = connection.execute(query.format(sql.Identifier(schema, name))).fetchone()
         assert row is not None  # an aggregate gives a row

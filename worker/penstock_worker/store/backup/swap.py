@@ -36,9 +36,8 @@ def swap(server: Server, fresh: str) -> None:
             _rename(server, steps)
         except _IN_USE as exc:
             if attempt == _TRIES:
-                raise ConfigurationError(
-                    f"others connect to {server.target} again and again: stop them, then try again"
-                ) from exc
+                why = " ".join(str(exc).split())
+                raise ConfigurationError(f"{server.target} stays in use: stop who uses it, then try again ({why})") from exc
         except psycopg.errors.InsufficientPrivilege as exc:
             raise ConfigurationError(
                 f"the role {server.connection.info.user} may not replace {server.target}: {' '.join(str(exc).split())}; "
