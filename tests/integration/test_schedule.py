@@ -443,7 +443,9 @@ def test_a_database_that_is_not_migrated_is_waited_for(
     beat.close()
 
 
-def test_the_server_ends_the_session_of_a_beat_that_froze(new_beat: Any, broker: Broker, person: Any) -> None:
+def test_the_server_ends_the_session_of_a_beat_that_froze(
+    new_beat: Any, broker: Broker, person: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its connection stays open, and nobody but the server could take the lock from it. The wait is shortened."""
     frozen, second = new_beat("web1:1"), new_beat("web2:2")
     add(person)
@@ -458,6 +460,7 @@ def test_the_server_ends_the_session_of_a_beat_that_froze(new_beat: Any, broker:
     frozen.tick(at(60))
     frozen.tick(at(60))
     assert (frozen.leads, broker.names) == (False, ["report"])
+    assert [line for line in caplog.messages if "it was frozen" in line] != []
 
 
 def test_jobs_have_rows_that_follow_the_settings_until_somebody_edits_them(new_beat: Any, person: Any) -> None:

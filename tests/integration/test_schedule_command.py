@@ -74,7 +74,7 @@ def test_a_person_reads_who_leads_and_what_comes_next(run: Run, beat: Beat, data
             [result],
         )
     shown = run("list")
-    assert "beat: web1:7 leads since " in shown
+    assert "beat: web1:7 leads, connected since " in shown
     lines = {line.split()[0]: line for line in shown.splitlines()}
     assert "in 100 s" in lines["held"] or "in 99 s" in lines["held"]
     for part in ("every 400 s", "5 min ago", "done in 0.25 s: letters 1,234", "edited"):

@@ -123,7 +123,7 @@ def _kind(row: Row, job_tasks: set[str]) -> str:
 def _who_leads(beats: list[BeatSeen]) -> str:
     if not beats:
         return "no beat is connected, so that nothing is sent: start one with `penstock beat`"
-    leading = [f"{plain(beat.who)} leads since {beat.since:%F %T}" for beat in beats if beat.leads]
+    leading = [f"{plain(beat.who)} leads, connected since {beat.since:%F %T}" for beat in beats if beat.leads]
     waiting = ", ".join(plain(beat.who) for beat in beats if not beat.leads)
     return f"beat: {leading[0] if leading else 'none leads yet'}{f'; {waiting} on standby' if waiting else ''}"
 

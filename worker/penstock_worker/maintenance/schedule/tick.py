@@ -79,6 +79,10 @@ class Beat:
         """
         try:
             return self._tick(now)
+        except psycopg.errors.IdleSessionTimeout:
+            logger.warning("this beat was silent for %.0f s, and the server has ended its session: it was frozen", SILENCE_S)
+            self.close()
+            return _SHORTEST_S
         except psycopg.Error as exc:
             self._say_away("database", f"the database is away, nothing is sent until it is back: {_one_line(exc)}")
             self.close()
