@@ -182,6 +182,8 @@ def _check_kinds(declaration: Declaration, columns: tuple[Column, ...]) -> None:
         raise DeclarationError(f"{declaration.type}: {declaration.append_only!r} must be an AwareDatetime")
     if declaration.lifecycle and kinds[declaration.lifecycle.field] is not Kind.TEXT:
         raise DeclarationError(f"{declaration.type}: the state {declaration.lifecycle.field!r} must be a text")
+    if declaration.subject and kinds[declaration.subject] not in (Kind.TEXT, Kind.UUID, Kind.BIGINT):
+        raise DeclarationError(f"{declaration.type}: the subject {declaration.subject!r} must be a text, an integer or a UUID")
     compared = {*declaration.key, *([declaration.lifecycle.field] if declaration.lifecycle else [])}
     for column in columns:
         if column.name in compared and _is_plain_enum(column.annotation):

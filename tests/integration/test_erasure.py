@@ -464,6 +464,15 @@ def test_the_command_tells_first_and_erases_then(registrar):
     assert registrar.left("translation.session") == registrar.left("translation.task") == []
 
 
+def test_a_trace_says_that_a_row_was_erased(registrar):
+    registrar.write(session("s1"))
+    registrar.erase("ada")
+
+    traced = penstock_here("trace", "translation.session", "s1", PENSTOCK_DATABASE_URL=registrar.url)
+    assert "It was erased with the person it was about" in traced.stdout
+    assert "ffffffff" not in traced.stdout
+
+
 def test_the_command_says_what_was_kept(registrar):
     registrar.write(session("s1"))
     place_hold(registrar.connection, REGISTRY, type="translation.session", reason="court", placed_by="Lea")

@@ -193,6 +193,10 @@ class TestDeclaration:
         with pytest.raises(DeclarationError, match=message):
             declare(**words)
 
+    def test_a_person_is_named_by_what_has_one_form(self):
+        with pytest.raises(DeclarationError, match="the subject 'v' must be a text, an integer or a UUID"):
+            declare(dict[str, Any] | None, subject="v")
+
     def test_state_is_a_text(self):
         with pytest.raises(DeclarationError, match="the state 'v' must be a text"):
             declare(int | None, lifecycle=Lifecycle("v", terminal=("done",)))

@@ -110,8 +110,8 @@ def _ask(
         if row_words:
             row = trace_row(reader, registry, row_words[0], row_words[1:])
             row.letters = letters_of_key(reader, registry[row.type], row.key)
-            if event_id is None and (row.event or row.deleted_event) is not None:
-                event_id = row.event or row.deleted_event
+            if event_id is None:
+                event_id = row.event or (None if row.is_erased else row.deleted_event)
         if event_id is not None:
             event = trace_event(reader, registry, event_id, seen, grace_s, may_be_queued=may_be_queued, needs_row=row is None)
             row = row or event.row
@@ -172,7 +172,9 @@ def explain_row(row: RowTrace, event: EventTrace | None) -> Iterator[str]:
     yield f"Row {row.type} {', '.join(f'{name}={value}' for name, value in row.key.items())}: {_ROWS[row.state]}"
     if row.parent_deleted_at is not None:
         yield f"Its parent was deleted as of {_time(row.parent_deleted_at)}."
-    if row.deleted_event is not None:
+    if row.is_erased:
+        yield f"It was erased with the person it was about, or with its parent: all up to {_time(row.deleted_at)} is refused."
+    elif row.deleted_event is not None:
         yield f"Its last delete is event {row.deleted_event}, as of {_time(row.deleted_at)}."
     if row.event is not None:
         yield f"Its newest event is {row.event}, as of {_time(row.version)}; it was last written {_time(row.stored_at)}."
@@ -191,7 +193,7 @@ def _explain_part(row: RowTrace, event_id: UUID) -> Iterator[str]:
         yield "That is the last delete of this row."
     elif columns := [name for name in row.columns_of.get(str(event_id), ()) if name[:1] != "@"]:
         yield f"It is not the newest event of this row, but still the one of {', '.join(columns)}."
-    elif row.event is not None or row.deleted_event is not None:
+    elif not row.is_erased and (row.event is not None or row.deleted_event is not None):
         yield f"This row holds nothing of it: event {row.event or row.deleted_event} is newer, or it was another row's."
 
 

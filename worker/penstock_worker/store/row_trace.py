@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from penstock_schemas import RecordType, Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.privacy.erased import ERASED
 
 __all__ = ["LetterSeen", "RowTrace", "find_row_of_event", "letters_of_key", "time_of", "trace_row"]
 
@@ -67,6 +68,11 @@ class RowTrace:
     stored_at: datetime | None = None
     columns_of: dict[str, list[str]] = field(default_factory=dict)
     letters: list[LetterSeen] = field(default_factory=list)
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether it went with a person, so that no event deleted it."""
+        return str(self.deleted_event) == ERASED
 
 
 def time_of(version: int | None) -> datetime | None:
