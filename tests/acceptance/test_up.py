@@ -21,6 +21,8 @@ import psycopg
 import pytest
 import redis
 
+from penstock_worker.maintenance.jobs import all_jobs
+from penstock_worker.settings import Settings
 from penstock_worker.stack.process import is_alive
 from tests.servers.process import LocalProcess
 
@@ -77,8 +79,9 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One that runs already, for tests that do not end it."""
+    """One that runs already, for tests that do not end it; its jobs come as often as beat looks."""
     up = Up(tmp_path_factory.mktemp("running"))
+    up._env |= {f"PENSTOCK_{name.upper()}": "1" for name in Settings.model_fields if name.endswith("_every_s")}
     try:
         up.start()
         yield up
@@ -151,6 +154,28 @@ def test_a_second_run_in_the_folder_is_refused_and_a_dead_worker_starts_again(ru
     wait_for(lambda: "after a restart" in stored_sessions(up.stack["database_url"]))
 
 
+def test_every_job_is_scheduled_and_the_frequent_ones_have_run(running: Up) -> None:
+    listed = json.loads(run(running.folder, "schedule", "list", "--json", **running._env).stdout)
+    jobs = all_jobs(Settings.model_validate({name: 1 for name in Settings.model_fields if name.endswith("_every_s")}))
+    assert {row["name"] for row in listed["rows"] if row["is_enabled"] and row["trouble"] is None} >= set(jobs)
+    assert [row["name"] for row in listed["rows"] if row["next_run"] is None] == []
+    assert [beat["leads"] for beat in listed["beats"]] == [True]
+
+    frequent = {job.name for job in jobs.values() if job.every_s == 1}
+    assert frequent >= {"flush", "audit", "adopt", "held", "retention", "recovery", "disk"}
+    wait_for(lambda: {name for name, state, by in runs(running) if (state, by) == ("done", "beat")} >= frequent)
+
+    assert {name: state for name, state, _ in runs(running) if state not in ("done", "running", "skipped")} == {}
+    logs = {name: (running.folder / ".penstock" / "log" / f"{name}.log").read_text() for name in ("worker", "maintenance")}
+    assert [name for name, log in logs.items() if "Task penstock.maintain." in log] == ["maintenance"]
+
+
+def runs(up: Up) -> list[tuple[str, str, str]]:
+    """Job, state and who started it, of every run."""
+    with psycopg.connect(up.stack["database_url"]) as connection:
+        return list(connection.execute("SELECT job, state, started_by FROM penstock.maintenance_runs"))
+
+
 def test_flower_shows_and_does_not_control(running: Up) -> None:
     url = running.stack["flower_url"]
     with urllib.request.urlopen(f"{url}/workers?json=1", timeout=60) as page:
@@ -209,9 +234,9 @@ def as_ordinary_user() -> tuple[str, ...]:
     return ("setpriv", *words, "--")
 
 
-def run(folder: Path, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [*PENSTOCK, *words]
-    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+def run(folder: Path, *words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    command, env = [*PENSTOCK, *words], {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True, text=True, timeout=120, check=False)
 
 
 def publish(folder: Path, session: str) -> None:
