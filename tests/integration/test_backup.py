@@ -192,6 +192,25 @@ def test_rows_that_come_while_it_is_made_are_in_no_part_of_it(database_url: str,
     assert verify(database_url, shelf).problems == []
 
 
+def test_a_partition_may_be_dropped_as_it_begins(database_url: str, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By retention, between the look which tables there are and the lock that keeps them."""
+
+    dropped: list[str] = []
+
+    def list_and_drop(connection: Connection) -> list[tuple[str, str]]:
+        found = list_tables(connection)
+        if not dropped:
+            dropped.extend(name for _, name in found if name.startswith("access_logs_y"))
+            with psycopg.connect(database_url) as other:
+                other.execute(f"DROP TABLE guardian.{dropped[0]}")
+        return found
+
+    monkeypatch.setattr("penstock_worker.store.backup.dump.list_tables", list_and_drop)
+
+    assert back_up(database_url, shelf).state == "done"
+    assert f"guardian.{dropped[0]}" not in (only(shelf) / "manifest.json").read_text()
+
+
 def test_other_rows_than_were_counted_are_found(database_url: str, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(database_url)
 

@@ -187,7 +187,10 @@ class _Restore:
         url = self._settings.database
         with _connect(url) as connection:
             self._load(connection, url, is_whole_or_nothing=True)
-            self._migrate(connection, url)
+            try:
+                self._migrate(connection, url)
+            except ConfigurationError as exc:
+                raise ConfigurationError(f"{exc}; the backup is restored but not migrated: then `penstock migrate up`") from exc
             return connection.info.dbname
 
     def replace(self, *, has_old: bool) -> str:
