@@ -143,17 +143,19 @@ def _table(rows: list[RowSeen], now: datetime) -> Table:
 def _next(row: RowSeen) -> str:
     if row.next_run is None or row.next_run_in_s is None:
         return "-"
-    text = "now" if -1 < row.next_run_in_s <= 0 else _span(row.next_run_in_s)
-    return f"{row.next_run:%T}, {text}" if abs(row.next_run_in_s) < _DAY else f"{row.next_run:%F %R}, {text}"
+    when = f"{row.next_run:%T}" if abs(row.next_run_in_s) < _DAY else f"{row.next_run:%F %R}"
+    return f"{when}, {_span(row.next_run_in_s)}"
 
 
 def relative(at: datetime | None, now: datetime) -> str:
-    """`12 s ago`, `in 3 min`; a dash for never."""
+    """`12 s ago`, `in 3 min`, `now`; a dash for never."""
     return "-" if at is None else _span((at - now).total_seconds())
 
 
 def _span(seconds: float) -> str:
     size = abs(seconds)
+    if size < 1:
+        return "now"
     unit, name = next(
         ((unit, name) for unit, name in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")) if size >= 2 * unit), (1, "s")
     )
