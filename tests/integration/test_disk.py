@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from penstock_schemas.registry import load_registry
+from penstock_worker.cli.disk import TABLES_SHOWN
 from penstock_worker.maintenance.disk import DiskUse, look_at_disk
 from penstock_worker.maintenance.job import Done, run_job
 from penstock_worker.maintenance.jobs import all_jobs
@@ -205,6 +206,7 @@ def test_by_hand(site):
     assert (jobs["bytes"], jobs["since_yesterday"], jobs["since_last_week"]) == (site.size(JOBS), 8_192, None)
     assert "+8.2 kB" in for_people.stdout
     assert "the whole database" in for_people.stdout
+    assert f"{len(found['tables']) - TABLES_SHOWN} smaller ones" in for_people.stdout
 
 
 def test_by_hand_an_alarm_is_one_line_and_exit_code_1(site):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,13 @@ from penstock_worker.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from penstock_worker.maintenance.disk import DiskUse
-    from penstock_worker.store.disk import Growth
+    from penstock_worker.store.disk import Growth, TableSize
 
 __all__ = ["register"]
 
 _EXIT_ALARM = 1
+#: Tables that people are shown, the largest; `--json` has all.
+TABLES_SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -70,19 +73,27 @@ def _growth(use: DiskUse, name: str | None) -> Growth:
 
 
 def _show(use: DiskUse, console: Console) -> None:
-    table = Table("table")
+    table = Table()
+    table.add_column("table", no_wrap=True)
     for title in ("rows, about", "size", "of it indexes", "since yesterday", "since last week", "a day"):
         table.add_column(title, justify="right")
-    for size in use.tables:
-        name = f"{size.name} ({size.partitions} partitions)" if size.partitions else size.name
+    for size in use.tables[:TABLES_SHOWN]:
+        name = f"{size.name} ({size.partitions} parts)" if size.partitions else size.name
         sizes = (decimal(size.bytes), decimal(size.index_bytes))
         table.add_row(plain(name), f"{size.rows:,}", *sizes, *map(_signed, _growth(use, size.name)))
+    if smaller := use.tables[TABLES_SHOWN:]:
+        table.add_row(f"{len(smaller)} smaller ones", *_sums(smaller))
     rest = use.total_bytes - sum(size.bytes for size in use.tables)
-    table.add_row("PostgreSQL's own, and others'", "", decimal(max(0, rest)), "", "", "", "", end_section=True)
+    table.add_row("PostgreSQL's own, and others'", "", decimal(max(0, rest)), end_section=True)
     table.add_row("the whole database", "", decimal(use.total_bytes), "", *map(_signed, _growth(use, None)))
     console.print(table)
     if use.days_left is not None and not use.alarm:
         console.print(f"at this growth the alarm comes in {use.days_left:g} days")
+
+
+def _sums(sizes: Sequence[TableSize]) -> tuple[str, str, str]:
+    index_bytes = sum(size.index_bytes for size in sizes)
+    return f"{sum(size.rows for size in sizes):,}", decimal(sum(size.bytes for size in sizes)), decimal(index_bytes)
 
 
 def _signed(change: int | None) -> str:

@@ -133,12 +133,12 @@ def _notes(report: Report) -> Iterator[str]:
         yield "this state of the file was imported before; what was stored then is stored, and nothing has changed"
     for name, table in report.tables.items():
         if table.extra_columns:
-            yield f"{name}: {', '.join(table.extra_columns)} are no fields of {table.type}; they are kept in _extra"
+            yield f"{name}: no fields of {table.type}, kept in _extra: {', '.join(table.extra_columns)}"
         if table.missing_columns:
-            yield f"{name}: there is no column for {', '.join(table.missing_columns)}"
+            yield f"{name}: no column for {', '.join(table.missing_columns)}"
     if report.orphans:
-        yield f"{report.orphans:,} executions are of jobs that are not in the file; they are stored all the same"
+        yield f"executions of jobs that are not in the file, stored all the same: {report.orphans:,}"
     if report.other_tables:
-        yield f"not imported: the tables {', '.join(report.other_tables)}"
+        yield f"tables that are not imported: {', '.join(report.other_tables)}"
     if report.refused and not report.is_dry_run:
-        yield f"{report.refused:,} rows are not stored; see `penstock dead-letters list --producer import-sqlite`"
+        yield f"rows that are not stored: {report.refused:,}; see `penstock dead-letters list --producer import-sqlite`"

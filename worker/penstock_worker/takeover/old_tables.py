@@ -116,18 +116,13 @@ def _chosen(names: Sequence[str], wanted: str) -> str:
 
 def _find(names: Sequence[str], type: str) -> str | None:
     plural, singular = _plural(type), _singular(type)
-    for is_it in (
-        lambda name: name == plural,
-        lambda name: name.endswith(f"_{plural}"),
-        lambda name: name == singular or name.endswith(f"_{singular}"),
-    ):
-        like = [name for name in names if is_it(name.lower())]
-        if len(like) > 1:
-            either = " or ".join(like)
-            raise ConfigurationError(f"{type} may be in {either}: say which by --table {singular}={like[0]}")
-        if like:
-            return like[0]
-    return None
+    exact = [name for name in names if name.lower() == plural]
+    prefixed = [name for name in names if name.lower().endswith(f"_{plural}")]
+    single = [name for name in names if name.lower() == singular or name.lower().endswith(f"_{singular}")]
+    like = exact or prefixed or single
+    if len(like) > 1:
+        raise ConfigurationError(f"{type} may be in {' or '.join(like)}: say which by --table {singular}={like[0]}")
+    return like[0] if like else None
 
 
 def _table(connection: sqlite3.Connection, record: RecordType, name: str) -> OldTable:

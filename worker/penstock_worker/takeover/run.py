@@ -89,7 +89,7 @@ Tell = Callable[[str, int, int | None], None]
 TellRefused = Callable[[Refused], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Rehearsal:
     """A batch that is written, looked at, and rolled back."""
 

@@ -66,7 +66,7 @@ class Reader:
             return self._status(value)
         return _READERS.get(column.kind, _as_it_is)(value, self.zone)
 
-    def _status(self, value: float | str) -> str:
+    def _status(self, value: Any) -> str:
         word = str(value).strip().lower()
         return self.statuses.get(word, word)
 
