@@ -203,6 +203,15 @@ def test_by_hand_it_says_in_a_line_what_it_did(by_hand: Any, office: Office) -> 
     assert (found["state"], found["started_by"]) == ("done", "hand:ada")
 
 
+def test_what_strangers_named_is_text(by_hand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer's or a type's name in the counts: no markup, no control of the terminal, and one line."""
+    strange = {"[red]no[/red]": ["\x1b[2J", "a\nb"], "none": None}
+    monkeypatch.setattr(jobs, "all_jobs", lambda _: {"sweep": sweep(lambda _: strange)})
+
+    assert by_hand("run", "sweep").stdout == "sweep: [red]no[/red]  [2J, a b, none -\n"
+    assert "[red]no[/red]" in by_hand("runs").stdout
+
+
 def test_by_hand_it_says_so_in_json(by_hand: Any) -> None:
     done = json.loads(by_hand("run", "sweep", "--dry-run", "--json").stdout)
     assert (done["state"], done["is_dry_run"], done["counts"]["dry_run"]) == ("done", True, True)

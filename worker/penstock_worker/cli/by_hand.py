@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from penstock_worker.cli.output import plain, print_json
+from penstock_worker.cli.output import print_json
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import load_settings
 from penstock_worker.store.retention.policy import registry_for
@@ -86,16 +86,21 @@ def find_job(name: str) -> Job:
 
 
 def as_line(counts: Any) -> str:
-    """Counts as words: `letters 3, outcomes (dead 1, stored 2)`."""
+    """Counts as words, `letters 3, outcomes (dead 1, stored 2)`: one line, and no markup of ours in it."""
     if isinstance(counts, Mapping):
-        return ", ".join(f"{plain(name).replace('_', ' ')} {_part(value)}" for name, value in counts.items()) or "nothing to do"
+        return ", ".join(f"{_word(name).replace('_', ' ')} {_part(value)}" for name, value in counts.items()) or "nothing to do"
     if isinstance(counts, list | tuple | set):
         return ", ".join(_part(value) for value in counts) or "none"
-    return f"{counts:,}" if isinstance(counts, int | float) and not isinstance(counts, bool) else plain(counts, limit=400)
+    return f"{counts:,}" if isinstance(counts, int | float) and not isinstance(counts, bool) else _word(counts)
 
 
 def _part(value: Any) -> str:
     return f"({as_line(value) if value else 'none'})" if isinstance(value, Mapping) else as_line(value)
+
+
+def _word(value: object) -> str:
+    """Without the control characters that a name or a reason of a stranger may have."""
+    return "".join(character if character.isprintable() else " " for character in str("-" if value is None else value))
 
 
 @contextmanager

@@ -20,6 +20,9 @@ __all__ = ["register"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
+#: Characters of what a run did in the table; `--json` has all of it.
+_DID_SHOWN = 120
+
 _app = typer.Typer(no_args_is_help=True, help="What keeps house: its jobs, running one by hand, and what the last runs did.")
 
 
@@ -86,6 +89,6 @@ def _table(runs: list[Run]) -> Table:
     for run in runs:
         state = f"{run.state}, dry run" if run.is_dry_run else run.state
         seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
-        did = plain(run.error) if run.error else "" if run.counts is None else as_line(run.counts)
+        did = plain(run.error or ("" if run.counts is None else as_line(run.counts)), limit=_DID_SHOWN)
         table.add_row(f"{run.started_at:%F %T}", plain(run.job), plain(run.started_by), state, seconds, did)
     return table
