@@ -11,7 +11,7 @@ from psycopg import sql
 from pydantic import AwareDatetime
 
 from penstock_schemas import Declaration, Parent, Record, Registry
-from penstock_schemas.records import guardian, translation
+from penstock_schemas.registry import load_registry
 from penstock_worker.ingest.block_reader import BlockReader
 from penstock_worker.maintenance.job import Done, run_job
 from penstock_worker.maintenance.jobs import all_jobs
@@ -96,13 +96,7 @@ class Reply(Record):
 
 
 _OWN = (Visit, Score, Click, Thread, Post, Reply)
-_BUILTIN = [
-    record
-    for module in (guardian, translation)
-    for record in vars(module).values()
-    if isinstance(record, type) and "__record__" in vars(record)
-]
-REGISTRY = Registry([*_OWN, *_BUILTIN])
+REGISTRY = Registry([*_OWN, *load_registry().classes.values()])
 
 
 class Registrar(Office):
@@ -117,7 +111,7 @@ class Registrar(Office):
         """Forget everything, and everybody who was erased."""
         tables = self.query(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-            " WHERE schemaname IN ('lab', 'penstock', 'translation', 'guardian') AND tablename NOT LIKE 'alembic%'"
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') AND tablename NOT LIKE 'alembic%'"
         )
         self.connection.execute("; ".join(f"DELETE FROM {name}" for (name,) in sorted(tables, key=_children_first)).encode())
         self.writer.fences = Fences()

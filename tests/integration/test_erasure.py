@@ -13,12 +13,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from penstock_schemas.registry import load_registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.ingest import failpoints
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.legal_holds import list_holds, place_hold, release_hold
 from penstock_worker.store.privacy import barrier, erase
 from penstock_worker.store.privacy.fences import set_fences
+from penstock_worker.store.privacy.log import Request
 from penstock_worker.store.privacy.restore import carry_fences, reapply
 from penstock_worker.store.privacy.tombstones import Eraser
 from tests.commands import penstock_here
@@ -444,7 +446,7 @@ def test_there_is_nothing_to_carry_where_there_are_no_tables(postgres_server: Po
 
 
 def erase_person(registrar: Registrar, *words: str) -> Any:
-    return penstock_here("erase-person", *words, PENSTOCK_DATABASE_URL=registrar.url)
+    return penstock_here("erase-person", *words, PENSTOCK_DATABASE_URL=registrar.url, PENSTOCK_RECORDS="tests.erasing")
 
 
 def test_the_command_tells_first_and_erases_then(registrar):
@@ -473,12 +475,26 @@ def test_a_trace_says_that_a_row_was_erased(registrar):
     assert "ffffffff" not in traced.stdout
 
 
+def test_it_is_not_done_where_types_are_missing(registrar):
+    """What is in their tables would stay, and the proof would not say so."""
+    with (
+        connect_with(registrar.settings)() as connection,
+        pytest.raises(ConfigurationError, match=r"the record types of lab\.clicks, .*set PENSTOCK_RECORDS"),
+    ):
+        erase.erase_person(connection, load_registry(()), registrar.settings, Request("ada", "Grace", "ticket 7"))
+    assert registrar.query("SELECT 1 FROM penstock.fences") == []
+
+
 def test_the_command_says_what_was_kept(registrar):
     registrar.write(session("s1"))
     place_hold(registrar.connection, REGISTRY, type="translation.session", reason="court", placed_by="Lea")
 
     done = erase_person(registrar, "ada", "--who", "Grace", "--why", "ticket 7", "--yes")
     assert done.returncode == 3
+    place_hold(registrar.connection, REGISTRY, subject="ada", reason="tax", placed_by="Lea")
+    refused = erase_person(registrar, "ada", "--who", "Grace", "--why", "ticket 7", "--yes")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "the person is on legal hold (hold" in refused.stderr
     assert "kept: 1 rows of translation.session (hold" in done.stdout
 
 

@@ -139,4 +139,4 @@ def test_the_command_wants_to_know_who_and_why(registrar):
 
 
 def run(registrar: Registrar, *words: str) -> Any:
-    return penstock_here("export-person", *words, PENSTOCK_DATABASE_URL=registrar.url)
+    return penstock_here("export-person", *words, PENSTOCK_DATABASE_URL=registrar.url, PENSTOCK_RECORDS="tests.erasing")

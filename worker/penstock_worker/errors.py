@@ -3,6 +3,7 @@ What can go wrong on the worker's side.
 
     PenstockError
     ├── ConfigurationError   a person must change something; one line, exit code 2
+    │   └── PersonOnHold     of whom nothing may be erased
     ├── DatabaseAway         try again later; never an event's fault
     ├── BrokerAway           a look into the queue has to do without it
     └── CulpritUnknown       something in a batch cannot be written, and bisecting it has not found what
@@ -10,7 +11,7 @@ What can go wrong on the worker's side.
 
 from __future__ import annotations
 
-__all__ = ["BrokerAway", "ConfigurationError", "CulpritUnknown", "DatabaseAway", "PenstockError"]
+__all__ = ["BrokerAway", "ConfigurationError", "CulpritUnknown", "DatabaseAway", "PenstockError", "PersonOnHold"]
 
 
 class PenstockError(Exception):
@@ -19,6 +20,10 @@ class PenstockError(Exception):
 
 class ConfigurationError(PenstockError):
     """Raised when a person must change something; the message says what to do."""
+
+
+class PersonOnHold(ConfigurationError):  # noqa: N818  # it is a state, not a mistake
+    """Raised when a person is to be erased of whom everything is on legal hold; nothing was changed."""
 
 
 class DatabaseAway(PenstockError):  # noqa: N818  # it is a state, not a mistake

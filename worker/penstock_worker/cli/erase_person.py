@@ -11,7 +11,7 @@ from rich.table import Table
 from penstock_schemas.registry import load_registry
 from penstock_worker.cli.dead_letters.progress import progress
 from penstock_worker.cli.output import plain, print_json
-from penstock_worker.errors import ConfigurationError
+from penstock_worker.errors import ConfigurationError, PersonOnHold
 from penstock_worker.settings import load_settings
 
 if TYPE_CHECKING:
@@ -61,8 +61,12 @@ def erase_person(
         else:
             if not yes and not typer.confirm(f"Erase everything about {plain(person)}? Nothing brings it back", err=True):
                 raise typer.Exit(1)
-            with progress("rows erased", None) as tell:
-                proof = erase(connection, registry, settings, Request(person, who, why), tell)
+            try:
+                with progress("rows erased", None) as tell:
+                    proof = erase(connection, registry, settings, Request(person, who, why), tell)
+            except PersonOnHold as exc:
+                typer.echo(f"penstock: {exc}", err=True)
+                raise typer.Exit(_EXIT_KEPT) from exc
     if as_json:
         print_json({**proof.as_json(), "is_dry_run": is_dry_run})
     else:

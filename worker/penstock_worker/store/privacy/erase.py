@@ -15,7 +15,7 @@ from typing import cast
 from psycopg import sql
 
 from penstock_schemas.registry import Registry
-from penstock_worker.errors import ConfigurationError
+from penstock_worker.errors import ConfigurationError, PersonOnHold
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.privacy import log, report
@@ -23,6 +23,7 @@ from penstock_worker.store.privacy.barrier import LOCK, wait_for_batches
 from penstock_worker.store.privacy.fences import Fences, forms_of, set_fences, subject_is, subject_of
 from penstock_worker.store.privacy.kept import table_of
 from penstock_worker.store.privacy.letters import erase_letters
+from penstock_worker.store.privacy.person import check_tables
 from penstock_worker.store.privacy.report import Proof
 from penstock_worker.store.privacy.sweep import sweep
 from penstock_worker.store.privacy.tombstones import Eraser, Tell, above_fence, erased_already
@@ -38,6 +39,7 @@ NAMES = 2_000
 def plan_erasure(connection: Connection, registry: Registry, person: str) -> Proof:
     """What an erasure would find; nothing is changed, nor noted."""
     forms = forms_of(person)
+    check_tables(connection, registry)
     counts = report.count_person(connection, registry, forms)
     return Proof(None, list(counts.values()), report.kept_rows(connection, registry, forms))
 
@@ -59,16 +61,18 @@ def erase_person(
         The proof, which is also noted.
 
     Raises:
-        ConfigurationError: All of the person is on hold; nothing was changed. Or: another erasure is under way, or a batch does
-            not end.
+        PersonOnHold: All of the person is on hold; nothing was changed.
+        ConfigurationError: The types of some tables are not known, and nothing was changed. Or: another erasure is under way,
+            or a batch does not end.
         DatabaseAway: Rows stayed locked.
     """
     forms = forms_of(request.person)
+    check_tables(connection, registry)
     with alone(connection):
         holds = report.holds_on_person(connection, forms)
         if holds:
             told = "; ".join(f"hold {number}: {reason}" for number, reason in holds)
-            raise ConfigurationError(f"nothing was erased, the person is on legal hold ({told}): release it first")
+            raise PersonOnHold(f"nothing was erased, the person is on legal hold ({told}): release it first")
         connection.execute("SET statement_timeout = 0")
         entry = log.begin_entry(connection, "erase", request)
         before = report.count_person(connection, registry, forms)
@@ -87,7 +91,7 @@ def erase_person(
         for name, table in before.items():
             table.after = after[name].before
         proof = Proof(version, list(before.values()), report.kept_rows(connection, registry, forms))
-        log.end_entry(connection, entry, proof.as_json())
+        log.end_entry(connection, entry, proof.for_log())
     return proof
 
 
@@ -97,7 +101,11 @@ def erase_fenced(eraser: Eraser, settings: Settings) -> dict[str, int]:
 
     Returns:
         Rows by type, and letters.
+
+    Raises:
+        ConfigurationError: The types of some tables are not known, or a batch does not end.
     """
+    check_tables(eraser.connection, eraser.registry)
     connection, fences = eraser.connection, known_fences(eraser.connection)
     erased: dict[str, int] = {}
     wait_for_batches(connection, settings.batch_time_limit_s)

@@ -25,7 +25,7 @@ from penstock_worker.store.privacy.fences import forms_of
 from penstock_worker.store.privacy.kept import table_of
 from penstock_worker.store.privacy.letters import PersonsLetter, persons_letters
 from penstock_worker.store.privacy.log import Request
-from penstock_worker.store.privacy.person import about, personal_types
+from penstock_worker.store.privacy.person import about, check_tables, personal_types
 from penstock_worker.store.tables import bookkeeping_columns
 
 __all__ = ["export_person"]
@@ -48,8 +48,12 @@ def export_person(connection: Connection, registry: Registry, request: Request, 
 
     Returns:
         Rows by type, and dead letters.
+
+    Raises:
+        ConfigurationError: The types of some tables are not known; nothing was written.
     """
     counts: dict[str, int] = {}
+    check_tables(connection, registry)
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         # As long as it takes: whoever reads may be slow.

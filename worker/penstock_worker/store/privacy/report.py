@@ -74,8 +74,12 @@ class Proof:
         return not self.kept
 
     def as_json(self) -> dict[str, Any]:
-        """As it is printed and logged; nothing in it tells who it was."""
+        """As it is printed."""
         return {**asdict(self), "is_complete": self.is_complete}
+
+    def for_log(self) -> dict[str, Any]:
+        """The same without people's words, which may tell who it was."""
+        return {**self.as_json(), "kept": [{"type": kept.type, "rows": kept.rows, "holds": kept.holds} for kept in self.kept]}
 
 
 def count_person(connection: Connection, registry: Registry, forms: Mapping[Kind, str]) -> dict[str, TableProof]:
