@@ -131,6 +131,9 @@ def upgrade() -> None:
         schema="penstock",
         postgresql_where=sa.text("ended_at IS NULL"),
     )
+    op.create_index(
+        "recoveries_type_key_ended_at_idx", "recoveries", ["type", "key", "ended_at"], unique=False, schema="penstock"
+    )
     op.create_table(
         "recovery_scans",
         sa.Column("type", sa.Text(), nullable=False),
@@ -157,7 +160,11 @@ def upgrade() -> None:
         sa.Column("last_result", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.CheckConstraint("(every_s IS NULL) <> (cron IS NULL)", name="schedule_every_or_cron"),
         sa.CheckConstraint("every_s >= 0.1 AND every_s <= 31622400", name="schedule_every_s"),
-        sa.CheckConstraint("jsonb_typeof(arguments) IN ('object', 'array')", name="schedule_arguments"),
+        sa.CheckConstraint(
+            "jsonb_typeof(arguments) IN ('object', 'array')"
+            " AND jsonb_typeof(seed) = 'object' AND jsonb_typeof(last_result) = 'object'",
+            name="schedule_json",
+        ),
         sa.CheckConstraint(
             "next_run >= '2000-01-01 UTC' AND next_run < '9000-01-01 UTC'"
             " AND last_run >= '2000-01-01 UTC' AND last_run < '9000-01-01 UTC'",
@@ -185,6 +192,7 @@ def downgrade() -> None:
         "recoveries_open_idx", table_name="recoveries", schema="penstock", postgresql_where=sa.text("ended_at IS NULL")
     )
     op.drop_index("recoveries_ended_at_idx", table_name="recoveries", schema="penstock")
+    op.drop_index("recoveries_type_key_ended_at_idx", table_name="recoveries", schema="penstock")
     op.drop_table("recoveries", schema="penstock")
     op.drop_index("privacy_log_subject_idx", table_name="privacy_log", schema="penstock")
     op.drop_table("privacy_log", schema="penstock")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 import typer
@@ -204,8 +204,11 @@ def _why_not(found: Recovery) -> str:
 
 def _table(found: list[Recovery]) -> Table:
     table = Table(box=None, header_style="bold")
-    for heading in ("id", "type", "key", "state", "last activity", "offers", "who, or how it ended"):
-        table.add_column(heading, justify="right" if heading in ("id", "offers") else "left")
+    for heading in ("id", "type", "key", "state", "last activity", "offers", "who, how"):
+        # What is copied into the next command must be whole, however narrow the terminal is.
+        is_whole = heading in ("id", "key", "last activity")
+        justify: Literal["left", "right"] = "right" if heading in ("id", "offers") else "left"
+        table.add_column(heading, justify=justify, no_wrap=is_whole, overflow="fold")
     for recovery in found:
         who = recovery.outcome or (f"{recovery.claimed_by} until {recovery.claimed_until:%T}" if recovery.claimed_by else "")
         cells = [recovery.type, ", ".join(recovery.key), recovery.state or "-", f"{recovery.last_activity:%F %T}"]

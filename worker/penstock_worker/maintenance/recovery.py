@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 #: What one run does at most: open recoveries it looks at, per type; announcements; records it gives up, per type, and the rows
 #: below them; ended recoveries it forgets.
-CHECKS, OFFERS, ABANDONED, ROWS_BELOW, PURGED = 1_000, 1_000, 500, 20_000, 10_000
+CHECKS, OFFERS, ABANDONED, ROWS_BELOW, PURGED = 5_000, 1_000, 500, 20_000, 10_000
 #: Announcements after which it is noted that they were made.
 OFFERS_AT_ONCE = 50
 
@@ -55,7 +55,7 @@ class RecoveryScan:
         One scan, in this order: what came late ends by itself, what is silent for too long is given up, what is silent is
         searched for and recorded, and what is due is announced, after all this is committed.
 
-        Nothing but the first is done while silence means nothing; `waits` then says why, by type.
+        Nothing but the first is done for types of which silence means nothing now; `waits` names them, by the reason.
         """
         rules = rules_of(work.registry, work.settings.recovery)
         ended: Counter[str] = Counter()
@@ -75,21 +75,22 @@ class RecoveryScan:
         counts |= {"unannounced": unannounced} if unannounced else {}
         return counts | ({"waits": waits} if waits else {})
 
-    def _listen(self, work: Work, rules: Mapping[str, Rule]) -> tuple[dict[str, str], list[tuple[Ear, set[str]]]]:
-        """Why nothing is concluded from silence, by type; for the other types, who was heard in held letters."""
+    def _listen(self, work: Work, rules: Mapping[str, Rule]) -> tuple[dict[str, list[str]], list[tuple[Ear, set[str]]]]:
+        """The types of which nothing is concluded, by the reason; for the others, who was heard of in held letters."""
         reason = self.why_deaf(work.settings)
-        waits, ears = {}, []
+        waits: dict[str, list[str]] = {}
+        ears = []
         for name, rule in rules.items():
             # Half of what makes a record stale: an outage between two looks, and its end, are shorter than that.
             pause = max(rule.stale_after / 2, timedelta(seconds=2 * work.settings.recovery_every_s))
             ear = note_look(work.connection, rule, work.now, is_deaf=reason is not None, longest_pause=pause)
             spoken = spoken_keys(work.connection, work.registry, rule.record, work.now - rule.stale_after)
             if reason is not None:
-                waits[name] = reason
+                waits.setdefault(reason, []).append(name)
             elif not ear.may_conclude(work.now):
-                waits[name] = f"listens since {ear.listens_since:%F %T} UTC, and must for {rule.stale_after}"
+                waits.setdefault(f"silence counts from {ear.listens_since:%F %T} UTC", []).append(name)
             elif spoken is None:
-                waits[name] = "held letters may be about any of them: see `penstock dead-letters list --state held`"
+                waits.setdefault("held letters may be about any of them", []).append(name)
             else:
                 ears.append((ear, spoken))
         return waits, ears

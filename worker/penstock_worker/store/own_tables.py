@@ -146,7 +146,11 @@ def _schedule(metadata: sa.MetaData) -> None:
         # What the server refuses at the edit cannot trouble beat: NaN, infinity and times that Python does not have among it.
         sa.CheckConstraint("(every_s IS NULL) <> (cron IS NULL)", name="schedule_every_or_cron"),
         sa.CheckConstraint("every_s >= 0.1 AND every_s <= 31622400", name="schedule_every_s"),
-        sa.CheckConstraint("jsonb_typeof(arguments) IN ('object', 'array')", name="schedule_arguments"),
+        sa.CheckConstraint(
+            "jsonb_typeof(arguments) IN ('object', 'array')"
+            " AND jsonb_typeof(seed) = 'object' AND jsonb_typeof(last_result) = 'object'",
+            name="schedule_json",
+        ),
         sa.CheckConstraint(
             "next_run >= '2000-01-01 UTC' AND next_run < '9000-01-01 UTC'"
             " AND last_run >= '2000-01-01 UTC' AND last_run < '9000-01-01 UTC'",
@@ -223,6 +227,7 @@ def _recovery(metadata: sa.MetaData) -> None:
         # What is not over yet is there once, however many scans look at once.
         sa.Index("recoveries_open_idx", "type", "key", unique=True, postgresql_where=sa.text("ended_at IS NULL")),
         sa.Index("recoveries_ended_at_idx", "ended_at"),
+        sa.Index("recoveries_type_key_ended_at_idx", "type", "key", "ended_at"),
     )
     _table(
         metadata,

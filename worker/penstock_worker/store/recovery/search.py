@@ -2,8 +2,8 @@
 The search for incomplete records: over the table by pages, from where the last run stopped.
 
 An index of the rows that have not ended would cost every event that is stored, in tables that are mostly of finished rows. A
-pass over the pages costs nothing but itself: some two seconds of one core for a million rows are read in pieces over several
-runs, and an incomplete record is found one pass later than it could have been.
+pass over the pages takes half a second of PostgreSQL for a million rows (docs/recovery.md has the measurement), in pieces over
+several runs. So an incomplete record is found up to a pass later than it could have been.
 """
 
 from __future__ import annotations
