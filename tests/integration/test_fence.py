@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from penstock_worker.ingest.message import RawMessage
+from penstock_worker.ingest.tables import Tables
 from penstock_worker.store.legal_holds import place_hold
 from penstock_worker.store.privacy.fences import set_fences
 from tests.erasing import NOW, PERSON, REGISTRY, Registrar, session, task
@@ -202,6 +204,22 @@ def test_careful_tries_refuse_as_well(registrar):
     assert outcomes == {"fenced": 2, "stored": 1, "held": 1}
     assert [key for key, _ in registrar.left("translation.session")] == ["s2"]
     assert registrar.left("translation.task") == []
+
+
+def test_a_batch_that_is_tried_again_is_refused_as_before(registrar, reads, monkeypatch):
+    fence(registrar, "ada")
+    tables, tries = registrar.writer.tables, []
+
+    def write(*arguments: Any, **options: Any) -> None:
+        Tables.write(tables, *arguments, **options)
+        tries.append(1)
+        if len(tries) == 1:
+            raise psycopg.errors.SerializationFailure
+
+    monkeypatch.setattr(tables, "write", write)
+    assert registrar.write(session("s1"), task("t1", "s1"), session("s2", "bob")) == {"fenced": 2, "stored": 1}
+    assert registrar.query("SELECT task_id, _deleted_event IS NOT NULL FROM translation.tasks") == [("t1", True)]
+    assert len(tries) == 2
 
 
 def test_a_cloudevent_is_refused(registrar, reads):

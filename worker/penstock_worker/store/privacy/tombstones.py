@@ -33,8 +33,9 @@ __all__ = ["Eraser", "Key", "above_fence", "erased_already"]
 #: The texts of a row's key.
 Key = tuple[str, ...]
 
-#: Rows of one transaction: some ten milliseconds, in which a batch with one of them waits.
-PAGE_ROWS = 200
+#: Rows of one transaction: at first, and at least; seconds that it should take at most, for a batch with one of them waits.
+PAGE_ROWS, LEAST_ROWS = 100, 10
+PAGE_S = 0.03
 #: Keys that are fetched at once.
 FETCH_ROWS = 2_000
 #: Milliseconds for which a page waits for a lock while it holds others.
@@ -64,6 +65,7 @@ class Eraser:
     registry: Registry
     tell: Tell = _tell_nobody
     sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], float] = time.monotonic
     _plans: dict[str, UpsertPlan] = field(default_factory=dict)
 
     def erase(self, record: RecordType, condition: sql.Composable, version: int) -> int:
@@ -93,8 +95,12 @@ class Eraser:
             cursor.itersize = FETCH_ROWS
             cursor.execute(query)
             rows = iter(cursor)
-            while page := cast("list[Key]", list(islice(rows, PAGE_ROWS))):
+            wanted = PAGE_ROWS
+            while page := cast("list[Key]", list(islice(rows, wanted))):
+                begin = self.now()
                 yield page
+                is_slow = self.now() - begin > PAGE_S
+                wanted = max(LEAST_ROWS, wanted // 2) if is_slow else wanted + LEAST_ROWS
 
     def _try(self, write: Callable[[], int]) -> int:
         for attempt in range(MAX_TRIES):
