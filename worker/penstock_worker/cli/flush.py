@@ -8,7 +8,7 @@ import typer
 
 from penstock_schemas.registry import load_registry
 from penstock_worker.cli.by_hand import find_job, who_am_i
-from penstock_worker.cli.output import plain, print_json
+from penstock_worker.cli.output import print_json
 from penstock_worker.settings import load_settings
 
 __all__ = ["register"]
@@ -30,7 +30,7 @@ def flush(
 
     What still waits in the queue is not among it. Exit code 1 if some of it could not be committed, or no worker answers.
     """
-    from penstock_worker.maintenance.flush import find_unwritten, flush_workers
+    from penstock_worker.maintenance.flush import flush_workers
     from penstock_worker.maintenance.job import run_job
     from penstock_worker.store.queries import explained
 
@@ -41,13 +41,13 @@ def flush(
     # Beat's flush may be under way, which began before this call; and where the database is away the workers say so. Then there
     # is no row of this one, which does no harm.
     counts = done.counts if done.state == "done" else flush_workers(settings, timeout_s)
-    unwritten = find_unwritten(counts["workers"])
+    unwritten = counts["unwritten"]
     if as_json:
-        print_json({**counts, "unwritten": unwritten})
+        print_json(counts)
     elif counts["workers"] and not unwritten:
         typer.echo(_line(counts))
     for trouble in (f"{name}: {why}" for name, why in unwritten.items()):
-        typer.echo(f"penstock: not flushed: {plain(trouble, limit=400)}", err=True)
+        typer.echo(f"penstock: not flushed: {' '.join(trouble.split())}", err=True)
     if not counts["workers"]:
         typer.echo(f"penstock: nothing was flushed: no worker of {settings.queue} answers", err=True)
     if unwritten or not counts["workers"]:

@@ -20,8 +20,8 @@ __all__ = ["register"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
-#: Characters of what a run did in the table; `--json` has all of it.
-_DID_SHOWN = 120
+#: Characters of what a run did that are shown at most, and as many as fit into a line; `--json` has all of it.
+_DID_SHOWN = 400
 
 _app = typer.Typer(no_args_is_help=True, help="What keeps house: its jobs, running one by hand, and what the last runs did.")
 
@@ -82,13 +82,12 @@ def list_runs(
 
 def _table(runs: list[Run]) -> Table:
     table = Table(box=None, header_style="bold")
-    for heading in ("started", "job", "by", "state"):
+    for heading in ("started (UTC)", "job", "by", "how it ended"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("seconds", justify="right")
-    table.add_column("what it did")
+    table.add_column("what it did", no_wrap=True, overflow="ellipsis")
     for run in runs:
         state = f"{run.state}, dry run" if run.is_dry_run else run.state
-        seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
+        seconds = "" if run.seconds is None else f" in {run.seconds:.2f} s"
         did = plain(run.error or ("" if run.counts is None else as_line(run.counts)), limit=_DID_SHOWN)
-        table.add_row(f"{run.started_at:%F %T}", plain(run.job), plain(run.started_by), state, seconds, did)
+        table.add_row(f"{run.started_at:%F %T}", plain(run.job), plain(run.started_by), state + seconds, did)
     return table

@@ -10,7 +10,7 @@ from uuid import uuid4
 from penstock_worker.ask_workers import ANSWER_S, Workers, open_workers
 from penstock_worker.settings import Settings
 
-__all__ = ["TIMEOUT_S", "find_unwritten", "flush_workers"]
+__all__ = ["TIMEOUT_S", "flush_workers"]
 
 #: What a worker says of a flush, see `penstock_worker.ingest.flush`.
 Answer = dict[str, Any]
@@ -28,8 +28,8 @@ def flush_workers(settings: Settings, timeout_s: float = TIMEOUT_S) -> dict[str,
     It repeats nothing and deletes nothing: safe to run twice, also at once.
 
     Returns:
-        Events, messages and milliseconds, and what each worker said last: how much it held at the call, how long it took until
-        that was committed and acknowledged, and what of it is unwritten still or went back to the broker.
+        Events and messages that workers held at the call, milliseconds until all of it was committed and acknowledged; the same
+        for each worker; and by worker why some of it is `unwritten`.
 
     Raises:
         BrokerAway: Nobody could be asked.
@@ -40,20 +40,16 @@ def flush_workers(settings: Settings, timeout_s: float = TIMEOUT_S) -> dict[str,
         "events": sum(answer["events"] for answer in told.values()),
         "messages": sum(answer["messages"] for answer in told.values()),
         "ms": max((answer["ms"] for answer in told.values()), default=0),
-        "workers": told,
+        "workers": {name: {"events": answer["events"], "ms": answer["ms"]} for name, answer in told.items()},
+        "unwritten": _unwritten(told),
     }
-
-
-def find_unwritten(told: Mapping[str, Answer]) -> dict[str, str]:
-    """The workers that have not committed what they held, and why."""
-    return {name: why for name, answer in told.items() if (why := _why_unwritten(answer)) is not None}
 
 
 def _flush(workers: Workers, timeout_s: float) -> dict[str, Answer]:
     deadline, id = time.monotonic() + timeout_s, {"id": uuid4().hex}
     told = _numbers(workers.ask("flush", id, timeout_s=min(ANSWER_S, timeout_s)))
     pause_s = _ASK_S[0]
-    while asked := [name for name in find_unwritten(told) if not told[name]["returned"]]:
+    while asked := [name for name in _unwritten(told) if not told[name]["returned"]]:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             break
@@ -71,6 +67,11 @@ def _numbers(answers: Mapping[str, Answer]) -> dict[str, Answer]:
 def _lost(before: Answer) -> Answer:
     """Of a worker that has been started anew and knows nothing of it: what the one before it held went back to the broker."""
     return {**before, "returned": before["unwritten"]}
+
+
+def _unwritten(told: Mapping[str, Answer]) -> dict[str, str]:
+    """The workers that have not committed what they held, and why."""
+    return {name: why for name, answer in told.items() if (why := _why_unwritten(answer)) is not None}
 
 
 def _why_unwritten(answer: Answer) -> str | None:
