@@ -324,6 +324,8 @@ def test_wrong_rows_stop_nobody_and_are_told_once(
         "every_s = 0",
         "cron = '0 3 * * *'",
         "arguments = '7'",
+        "seed = '7'",
+        "last_result = 'null'",
         "next_run = 'infinity'",
         "last_run = '20000-01-01'",
     ],

@@ -135,7 +135,7 @@ def _schedule(metadata: sa.MetaData) -> None:
         _column("arguments", _JSON, default="'{}'"),
         _column("queue", _TEXT, null=True),
         _column("is_enabled", _BOOL, default="true"),
-        # What the settings said when beat wrote the row: where the row says something else, a person does. NULL in rows of people.
+        # What the settings said when beat wrote the row: where it says something else, a person does. NULL in rows of people.
         _column("seed", _JSON, null=True),
         _column("last_run", _TIME, null=True),
         _column("next_run", _TIME, null=True),
