@@ -12,6 +12,9 @@ from penstock_schemas import DeclarationError
 from penstock_worker.cli.audit import read_since
 from penstock_worker.cli.explain import explain
 from penstock_worker.errors import ConfigurationError, DatabaseAway
+from tests.commands import penstock_here
+from penstock_worker.settings import Settings
+from penstock_worker.stack.commands import service_environment, worker_command
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,19 @@ def test_a_time_before_all_times_is_a_mistake() -> None:
 
 def test_every_command_is_there(tmp_path: Path) -> None:
     page = penstock(tmp_path, "--help").stdout
-    commands = ["up", "demo", "worker", "beat", "flower", "migrate", "publish", "status", "dead-letters"]
+    commands = [
+        "up",
+        "demo",
+        "worker",
+        "beat",
+        "flower",
+        "migrate",
+        "publish",
+        "status",
+        "flush",
+        "maintenance",
+        "dead-letters",
+    ]
     assert [command for command in commands if f" {command} " not in page] == []
 
 
@@ -69,6 +84,25 @@ def test_a_worker_needs_nothing_of_the_embedded_stack(command: str, tmp_path: Pa
 def test_other_pools_are_refused(tmp_path: Path) -> None:
     done = penstock(tmp_path, "worker", "--pool", "threads")
     assert (done.returncode, done.stderr.count("\n"), "use prefork" in done.stderr) == (2, 1, True)
+
+
+def test_a_worker_is_told_what_was_decided_here() -> None:
+    """Its ingest step bounds the batches under way by the same number of children as Celery's pool has."""
+    settings = Settings(concurrency=5, worker_only="ingest", broker_url="redis://h:1/0")
+    assert service_environment(settings) == {
+        "PENSTOCK_BROKER_URL": "redis://h:1/0",
+        "PENSTOCK_CONCURRENCY": "5",
+        "PENSTOCK_WORKER_ONLY": "ingest",
+    }
+    command = " ".join(worker_command(settings, "w@h"))
+    assert ("--concurrency 5 -X penstock.maintenance" in command, "-Q" in command) == (True, False)
+    assert " -Q penstock.maintenance " in " ".join(worker_command(Settings(worker_only="maintenance"), "w@h"))
+
+
+@pytest.mark.parametrize("module", ["no_such", "no_such.tasks", ".tasks"])
+def test_tasks_that_are_not_there_are_one_line(module: str) -> None:
+    done = penstock_here("beat", PENSTOCK_TASKS=module)
+    assert (done.returncode, done.stderr.count("\n"), f"there is no module '{module}'" in done.stderr) == (2, 1, True)
 
 
 def test_flower_is_not_opened_to_everybody(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,8 @@ __all__ = ["register"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
-#: Characters of what a run did that are shown at most, and as many as fit into a line; `--json` has all of it.
-_DID_SHOWN = 400
+#: Characters of a run that are shown at most, and as many as fit into a line of the terminal; `--json` has all of it.
+_LINE_SHOWN = 400
 
 _app = typer.Typer(no_args_is_help=True, help="What keeps house: its jobs, running one by hand, and what the last runs did.")
 
@@ -64,7 +65,7 @@ def list_runs(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the last ones first.")] = 20,
     as_json: _Json = False,
 ) -> None:
-    """List the last runs: when, by whom, and what they did."""
+    """List the last runs: when (in UTC), by whom, and what they did."""
     from penstock_worker.store.queries import open_reader
     from penstock_worker.store.runs import list_runs as find_runs
 
@@ -75,19 +76,21 @@ def list_runs(
     if as_json:
         print_json({"runs": [asdict(run) for run in runs]})
     elif runs:
-        Console().print(_table(runs))
+        for line in _lines(runs):
+            Console().print(plain(line, limit=_LINE_SHOWN), no_wrap=True, overflow="ellipsis", highlight=False)
     else:
         typer.echo("no run yet" if job is None else f"{job} has not been run yet")
 
 
-def _table(runs: list[Run]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for heading in ("started (UTC)", "job", "by", "how it ended"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("what it did", no_wrap=True, overflow="ellipsis")
-    for run in runs:
-        state = f"{run.state}, dry run" if run.is_dry_run else run.state
-        seconds = "" if run.seconds is None else f" in {run.seconds:.2f} s"
-        did = plain(run.error or ("" if run.counts is None else as_line(run.counts)), limit=_DID_SHOWN)
-        table.add_row(f"{run.started_at:%F %T}", plain(run.job), plain(run.started_by), state + seconds, did)
-    return table
+def _lines(runs: list[Run]) -> Iterator[str]:
+    """One for each run, its first words below each other."""
+    cells = [(f"{run.started_at:%F %T}", run.job, run.started_by, _how_it_ended(run)) for run in runs]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for run, words in zip(runs, cells, strict=True):
+        did = run.error or ("" if run.counts is None else as_line(run.counts))
+        yield "  ".join([*(word.ljust(width) for word, width in zip(words, widths, strict=True)), " ".join(did.split())])
+
+
+def _how_it_ended(run: Run) -> str:
+    seconds = "" if run.seconds is None else f" in {run.seconds:.2f} s"
+    return f"{run.state}{seconds}{', dry run' if run.is_dry_run else ''}"
