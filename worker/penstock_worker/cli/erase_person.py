@@ -105,7 +105,7 @@ def _show(proof: Proof, *, is_dry_run: bool) -> None:
     console.print(f"nothing of the person in {len(silent)} other tables")
     for kept in proof.kept:
         reasons = "; ".join(f"hold {number}: {plain(why)}" for number, why in zip(kept.holds, kept.reasons, strict=True))
-        console.print(f"{'on hold' if is_dry_run else 'kept'}: {kept.rows:,} rows of {kept.type} ({reasons})")
+        console.print(f"{'on hold' if is_dry_run else 'kept'}: {kept.rows:,} of {kept.type} ({reasons})")
     if is_dry_run:
         console.print("dry run, nothing was changed")
     elif proof.is_complete:
