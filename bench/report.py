@@ -250,7 +250,7 @@ def _retention(results: _Results) -> str:
             _with_spread(result["events_per_s"], result["spread"]["events_per_s"]),
             _with_spread(result["ratio"], result["spread"]["ratio"]),
             f"{result['purged_rows_per_s']:,}",
-            result["longest_lock_ms"],
+            f"{result['longest_lock_ms']:g} ({result['transactions_over_100_ms']} of {result['transactions']:,} above 100)",
             f"{result['drop']['seconds']:g} ({result['drop']['rows']:,} rows)",
         ]
         for result in results

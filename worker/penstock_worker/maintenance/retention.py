@@ -68,6 +68,8 @@ def purge(work: Work) -> dict[str, Any]:
     work.connection.execute(f"SET lock_timeout = {_LOCK_TIMEOUT_MS}")
     # What a crash of the server takes back is deleted again; without the wait for the disk, rows are locked for less time.
     work.connection.execute("SET synchronous_commit = off")
+    # Rows are known by their places and keys. Where a table is small PostgreSQL would rather read all of it, for every step.
+    work.connection.execute("SET enable_seqscan = off")
     is_whole = bool(work.arguments.get("all"))
     pace = Pace(None if is_whole else work.settings.retention_time_limit_s, work.settings.retention_work_share)
     run = _Run(work, pace)
@@ -121,6 +123,8 @@ class _Run:
             "emptied": dict(+self.purge.emptied),
             "letters": self.letters,
             "left": self.left,
+            "transactions": self.pace.transactions,
+            "over_100_ms": self.pace.long_transactions,
             "longest_lock_ms": self.pace.longest_ms,
             "next": self.next,
             "tables": self.tables,

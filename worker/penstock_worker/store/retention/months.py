@@ -44,7 +44,7 @@ def holds_rows(connection: Connection, registry: Registry, record: RecordType, m
     if not _holds(connection, record):
         return False
     with connection.transaction():
-        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on")
         query = sql.SQL("SELECT EXISTS (SELECT FROM {} r WHERE {})")
         found = connection.execute(query.format(partition_table(record, month), on_hold(registry, record))).fetchone()
     return found == (True,)

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 __all__ = ["OutOfTime", "Pace", "Size"]
 
 
+#: Seconds for which nobody should have to wait for a purge.
+LONG_S = 0.1
+
+
 class OutOfTime(Exception):  # noqa: N818  # a state, not a mistake
     """Raised between two pieces of work when the run has taken its time; all that was done stays done."""
 
@@ -30,8 +34,10 @@ class Pace:
     work_share: float
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    #: Milliseconds of the longest transaction in which rows were locked.
+    #: Milliseconds of the longest transaction in which rows were locked, how many there were, and how many took too long.
     longest_ms: float = 0
+    transactions: int = 0
+    long_transactions: int = 0
     _began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +60,8 @@ class Pace:
         size.learn(taken_on, seconds)
         if locks:
             self.longest_ms = max(self.longest_ms, round(seconds * 1000, 1))
+            self.transactions += 1
+            self.long_transactions += seconds > LONG_S
 
     @contextmanager
     def paused(self) -> Iterator[None]:
