@@ -12,9 +12,9 @@ from penstock_schemas import DeclarationError
 from penstock_worker.cli.audit import read_since
 from penstock_worker.cli.explain import explain
 from penstock_worker.errors import ConfigurationError, DatabaseAway
-from tests.commands import penstock_here
 from penstock_worker.settings import Settings
 from penstock_worker.stack.commands import service_environment, worker_command
+from tests.commands import penstock_here
 
 
 @pytest.mark.parametrize(
