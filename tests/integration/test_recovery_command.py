@@ -81,19 +81,16 @@ def test_a_session_may_have_no_tasks(ward: Ward) -> None:
     assert json.loads(recovery(ward, "restore", SESSION, "s2").stdout)["children"] == {}
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
+def test_mistakes_are_one_line(ward: Ward) -> None:
+    for words, told in (
         (["show", "4711"], "there is no recovery 4711: `penstock recovery list --all` shows those that are kept"),
         (["restore", SESSION, "nobody"], "there is no translation.session nobody, or it was deleted"),
         (["restore", SESSION], "the key of translation.session is session_id: give 1, not 0"),
         (["restore", "nobody", "s1"], "there is no type 'nobody'; "),
-    ],
-)
-def test_mistakes_are_one_line(ward: Ward, words: list[str], told: str) -> None:
-    done = recovery(ward, *words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"penstock: {told}")
+    ):
+        done = recovery(ward, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"penstock: {told}")
 
 
 def test_a_scan_by_hand_says_what_it_waits_for(ward: Ward) -> None:

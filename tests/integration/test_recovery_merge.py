@@ -47,7 +47,7 @@ def parts(draw) -> tuple[Picker, list[Any], list[Any]]:
     return pick, pick.some(events), events
 
 
-@settings(max_examples=SEARCH or 60, derandomize=not SEARCH)
+@settings(max_examples=SEARCH or 40, derandomize=not SEARCH)
 @given(case=parts())
 def test_it_replaces_one_state_and_no_newer_one(lab: Lab, case: tuple[Picker, list[Any], list[Any]]) -> None:
     pick, before, events = case
