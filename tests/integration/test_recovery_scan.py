@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from kombu.connection import Connection
 
+from penstock_schemas.registry import Registry, load_registry
 from penstock_schemas.topology import queues
 from penstock_worker.maintenance import listening
 from penstock_worker.maintenance import recovery as scans
@@ -18,6 +19,7 @@ from penstock_worker.store.recovery import claim, resolve
 from penstock_worker.store.recovery.listening import Ear
 from penstock_worker.store.recovery.rules import rules_of
 from penstock_worker.store.recovery.search import Search
+from tests.records import Run, Site
 from tests.recovering import SESSION, TASK, Ward, minutes
 from tests.replaying import VERSION, event
 
@@ -138,6 +140,23 @@ def test_a_run_reads_so_many_pages_and_the_next_one_goes_on(ward: Ward) -> None:
         read.append(ward.scan(minutes(31 + len(read)), recovery_pages_per_run=3)["pages"])
     assert set(read) <= {1, 2, 3}
     assert len(read) >= pages / 3
+
+
+def test_a_type_whose_table_is_still_to_be_made_stops_nobody_else(database_url: str, valkey_url: str) -> None:
+    classes = load_registry().classes.values()
+    ward = Ward(database_url, valkey_url, Registry([*classes, Site, Run]))
+    try:
+        ward.session("s1")
+        done = ward.scan(minutes(31))
+        assert (done["found"], done["waits"]) == (
+            1,
+            {
+                "`penstock migrate up` makes the table of lab.site, lab.run": ["lab.site"],
+                "`penstock migrate up` makes the table of lab.run": ["lab.run"],
+            },
+        )
+    finally:
+        ward.close()
 
 
 # -- when silence means nothing ------------------------------------------------------------------------------------------------

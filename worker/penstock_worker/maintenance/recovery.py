@@ -22,6 +22,7 @@ from penstock_worker.store.recovery.offers import due_offers, note_offers
 from penstock_worker.store.recovery.recoveries import Recovery, purge_ended
 from penstock_worker.store.recovery.rules import Rule, read_overrides, rules_of
 from penstock_worker.store.recovery.search import Search
+from penstock_worker.store.recovery.tree import without_table
 
 __all__ = ["RecoveryScan"]
 
@@ -57,11 +58,11 @@ class RecoveryScan:
 
         Nothing but the first is done for types of which silence means nothing now; `waits` names them, by the reason.
         """
-        rules = rules_of(work.registry, work.settings.recovery)
+        rules, waits = _rules(work)
         ended: Counter[str] = Counter()
         for rule in rules.values():
             ended += end_by_themselves(work.connection, work.registry, rule, work.now, CHECKS)
-        waits, ears = self._listen(work, rules)
+        ears = self._listen(work, rules, waits)
         interruption = Interruption(work.connection, work.registry, rules, work.now)
         for ear, spoken in ears:
             ended["interrupted"] += interruption.begin(ear.rule, spoken, ABANDONED)
@@ -75,10 +76,9 @@ class RecoveryScan:
         counts |= {"unannounced": unannounced} if unannounced else {}
         return counts | ({"waits": waits} if waits else {})
 
-    def _listen(self, work: Work, rules: Mapping[str, Rule]) -> tuple[dict[str, list[str]], list[tuple[Ear, set[str]]]]:
-        """The types of which nothing is concluded, by the reason; for the others, who was heard of in held letters."""
+    def _listen(self, work: Work, rules: Mapping[str, Rule], waits: dict[str, list[str]]) -> list[tuple[Ear, set[str]]]:
+        """Add the types to `waits` of which nothing is concluded; for the others, who was heard of in held letters."""
         reason = self.why_deaf(work.settings)
-        waits: dict[str, list[str]] = {}
         ears = []
         for name, rule in rules.items():
             # Half of what makes a record stale: an outage between two looks, and its end, are shorter than that.
@@ -93,7 +93,18 @@ class RecoveryScan:
                 waits.setdefault("held letters may be about any of them", []).append(name)
             else:
                 ears.append((ear, spoken))
-        return waits, ears
+        return ears
+
+
+def _rules(work: Work) -> tuple[dict[str, Rule], dict[str, list[str]]]:
+    """The rules of the types that have their tables, and the others by what they wait for: they stop nobody else."""
+    rules = rules_of(work.registry, work.settings.recovery)
+    waits: dict[str, list[str]] = {}
+    for name, rule in list(rules.items()):
+        if missing := without_table(work.connection, work.registry, rule.record):
+            waits.setdefault(f"`penstock migrate up` makes the table of {', '.join(missing)}", []).append(name)
+            del rules[name]
+    return rules, waits
 
 
 def _search(work: Work, rules: Mapping[str, Rule], ears: Sequence[tuple[Ear, set[str]]]) -> tuple[int, int]:

@@ -13,9 +13,21 @@ from psycopg import sql
 
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
+from penstock_worker.store.connection import Connection
 from penstock_worker.store.recovery.rules import Rule
 
-__all__ = ["Descent", "activity", "descents", "is_cared_for", "is_open", "key_column", "same_key", "state_of", "table_of"]
+__all__ = [
+    "Descent",
+    "activity",
+    "descents",
+    "is_cared_for",
+    "is_open",
+    "key_column",
+    "same_key",
+    "state_of",
+    "table_of",
+    "without_table",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,15 @@ def descents(registry: Registry, record: RecordType) -> Iterator[Descent]:
             parent = child.declaration.parent
             if parent is not None and parent.type == path[-1].name:
                 waiting.append((*path, child))
+
+
+def without_table(connection: Connection, registry: Registry, record: RecordType) -> list[str]:
+    """Of a type and those below it, the ones whose tables are still to be made."""
+    records = [record, *(descent.record for descent in descents(registry, record))]
+    tables = {one.name: table_of(one).as_string(connection) for one in records}
+    query = "SELECT t FROM unnest(%s::text[]) AS t WHERE to_regclass(t) IS NULL"
+    missing = {table for (table,) in connection.execute(query, [list(tables.values())]).fetchall()}
+    return [name for name, table in tables.items() if table in missing]
 
 
 def activity(registry: Registry, record: RecordType) -> sql.Composed:
