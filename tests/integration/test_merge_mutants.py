@@ -55,8 +55,8 @@ FOLD = {
     "highest of the oldest": Slip(reduce, "oldest=min(", "oldest=max("),
     "oldest forgets the deleted": Slip(
         reduce,
-        "oldest=min((event.version for event in upserts)",
-        "oldest=min((event.version for event in _living(record, upserts, deleted))",
+        "[*(event.version for event in upserts)",
+        "[*(event.version for event in _living(record, upserts, deleted))",
     ),
 }
 UPSERT = {

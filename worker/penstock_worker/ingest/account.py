@@ -52,12 +52,12 @@ def entries_by_envelope(decoded: Decoded) -> Iterator[tuple[Envelope, Iterable[E
         if event.outcome is not Outcome.STORED:
             odd.setdefault(id(event.envelope), {})[event.index] = event.outcome.value
     for block in decoded.blocks:
-        for places, outcome in ((block.superseded, Outcome.SUPERSEDED), (block.fenced, Outcome.FENCED)):
-            for place in places:
+        for marked, outcome in ((block.superseded, Outcome.SUPERSEDED), (block.fenced, Outcome.FENCED)):
+            for place in marked:
                 odd.setdefault(id(block.envelopes[place]), {})[block.index(place)] = outcome.value
     for refused in decoded.refused:
-        refusal = dict.fromkeys(range(refused.first, refused.first + refused.count), refused.verdict.outcome.value)
-        odd.setdefault(id(refused.envelope), {}).update(refusal)
+        places = range(refused.first, refused.first + refused.count)
+        odd.setdefault(id(refused.envelope), {}).update(dict.fromkeys(places, refused.verdict.outcome.value))
     for envelope in decoded.envelopes:
         yield envelope, _entries(envelope, odd.get(id(envelope), {}))
 
