@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.tables import Tables
 from penstock_worker.store.legal_holds import place_hold
@@ -240,6 +241,19 @@ def test_a_second_process_learns_of_a_fence_at_once(registrar):
     assert write(other, registrar, session("s2")) == {"fenced": 1}
     fence(registrar, "bob")
     assert write(other, registrar, session("s3", "bob"), session("s4")) == {"fenced": 2}
+
+
+def test_a_worker_waits_where_the_database_is_not_migrated_yet(registrar):
+    """It could not know whom to refuse; no event is to blame."""
+    writer = registrar.open_writer(REGISTRY)
+    ((source,),) = registrar.query("SELECT pg_get_functiondef('penstock.begin_batch'::regproc)")
+    registrar.query("DROP FUNCTION penstock.begin_batch()")
+    try:
+        with pytest.raises(DatabaseAway, match="begin_batch"):
+            writer.write([registrar.message(session("s1"))])
+    finally:
+        registrar.query(source)
+    assert write(writer, registrar, session("s1")) == {"stored": 1}
 
 
 def write(writer: Any, registrar: Registrar, *events: bytes) -> dict[str, int]:
