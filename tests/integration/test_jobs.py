@@ -186,7 +186,10 @@ def by_hand(office: Office, monkeypatch: pytest.MonkeyPatch) -> Callable[..., su
         work.progress(1, 2)
         return {"rows": 1234, "tables": {"a.b": 1, "c": 0}, "made": [], "dry_run": work.is_dry_run}
 
-    own = {job.name: job for job in (sweep(tidy), sweep(lambda _: {}, "plain", deletes=False))}
+    def divide(work: Work) -> dict[str, Any]:
+        return {"": work.connection.execute("SELECT 1 / 0")}
+
+    own = {job.name: job for job in (sweep(tidy), sweep(lambda _: {}, "plain", deletes=False), sweep(divide, "broken"))}
     everything = jobs.all_jobs
     monkeypatch.setattr(jobs, "all_jobs", lambda settings: everything(settings) | own)
     return lambda *words, **environment: penstock(
@@ -223,6 +226,7 @@ def test_by_hand_it_says_so_in_json(by_hand: Any) -> None:
         (["run", "plain", "--dry-run"], {}, "plain deletes nothing and has no dry run; run it without --dry-run"),
         (["run", "nonsense"], {}, "there is no job 'nonsense'; there are flush, "),
         (["runs", "--job", "nonsense"], {}, "there is no job 'nonsense'; there are flush, "),
+        (["run", "broken"], {}, "broken failed, the database says: division by zero"),
         (["run", "sweep"], {"PENSTOCK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "sweep was not finished, "),
     ],
 )

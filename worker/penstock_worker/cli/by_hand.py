@@ -42,20 +42,25 @@ def run_by_hand(
         How it ended; always `done`.
 
     Raises:
-        ConfigurationError: There is no such job, it knows no dry run, or the database cannot be used or is not migrated.
+        ConfigurationError: There is no such job, it knows no dry run, or the database is away, refuses, or is not migrated.
         typer.Exit: Another run of it is under way, which has been said; exit code 1.
         Exception: Whatever the job raised.
     """
+    import psycopg
+
     from penstock_worker.maintenance.job import run_job
     from penstock_worker.store.queries import explained
 
     settings = load_settings()
     job = find_job(name)
     registry = registry_for(settings)
-    with explained(), _bar(name) as progress:
-        done = run_job(
-            job, settings, registry, started_by=who_am_i(), is_dry_run=is_dry_run, arguments=arguments, progress=progress
-        )
+    try:
+        with explained(), _bar(name) as progress:
+            done = run_job(
+                job, settings, registry, started_by=who_am_i(), is_dry_run=is_dry_run, arguments=arguments, progress=progress
+            )
+    except psycopg.Error as exc:
+        raise ConfigurationError(f"{name} failed, the database says: {' '.join(str(exc).split())}") from exc
     if done.state == "away":
         raise ConfigurationError(f"{name} was not finished, the database is away: {done.error}; check PENSTOCK_DATABASE_URL")
     if say is not None and done.state == "done":

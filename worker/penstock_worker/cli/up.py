@@ -24,7 +24,7 @@ def up(
     flower_port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Flower's port; a free one by default.")] = None,
 ) -> None:
     """
-    Run servers, worker, beat and Flower in this folder until Ctrl-C.
+    Run servers, workers (for events, for maintenance), beat and Flower in this folder until Ctrl-C.
 
     A server is started for each of PENSTOCK_DATABASE_URL and PENSTOCK_BROKER_URL that is not set; its data stay in .penstock/.
     """

@@ -1,1 +1,1 @@
-"""What `penstock up` runs: embedded servers where no URL is set, and worker, beat and Flower."""
+"""What `penstock up` runs: embedded servers where no URL is set, and workers, beat and Flower."""

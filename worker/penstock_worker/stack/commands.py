@@ -1,5 +1,5 @@
 """
-The command lines of worker, beat and Flower.
+The command lines of workers, beat and Flower.
 
 Apart from `services`, because a production host that runs `penstock worker` has nothing that watches processes.
 """

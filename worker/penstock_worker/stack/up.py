@@ -1,5 +1,5 @@
 """
-The whole of Penstock in one folder: servers where none are given, worker, beat and Flower, watched over.
+The whole of Penstock in one folder: servers where none are given, workers, beat and Flower, watched over.
 
     .penstock/
         stack.json            the addresses and pids, while it runs; `load_settings` reads it
