@@ -65,7 +65,7 @@ def test_a_plan_is_carried_out(retention: Penstock, database_url: str):
     dry = retention("run", "--dry-run")
     assert (dry.returncode, dry.stdout) == (
         0,
-        "retention: would go (scheduler.execution (due 2)), letters (none) (dry run, nothing was changed)\n",
+        "retention: would go (scheduler.execution (due 2)) (dry run, nothing was changed)\n",
     )
     assert len(executions(database_url)) == 4
     done = json.loads(retention("run", "--all", "--json").stdout)

@@ -216,4 +216,4 @@ def _told(plan: Plan) -> dict[str, Any]:
         if one.due or one.idle or one.on_hold or one.months:
             types[one.type] = {name: value for name, value in told.items() if value}
     letters = {name: told["due"] for name, told in plan.letters.items() if told["due"]}
-    return {"would_go": types, "letters": letters}
+    return {"would_go": types} | ({"letters": letters} if letters else {})
