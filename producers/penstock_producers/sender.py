@@ -135,9 +135,10 @@ class Sender:
         if spool is None or not spool.stocks.has_unsent or (envelopes and limit == 1):
             return envelopes
         limit = min(limit, _SPOOLED_PER_TURN)
-        batch_bytes = self._buffer.held.batch_bytes
-        size = (_PROBE_EVENTS, min(_PROBE_BYTES, batch_bytes)) if limit == 1 else (options.batch_events, batch_bytes)
-        return envelopes + spool.take(limit, *size, self._buffer.reply_to)
+        events, size = options.batch_events, self._buffer.held.batch_bytes
+        if limit == 1:
+            events, size = min(events, _PROBE_EVENTS), min(size, _PROBE_BYTES)
+        return envelopes + spool.take(limit, events, size, self._buffer.reply_to)
 
     def _deliver(self, envelopes: list[Envelope]) -> None:
         self._unconfirmed = set(map(id, envelopes))

@@ -192,9 +192,9 @@ def test_states_have_synonyms(office, old):
 
 def test_numbers_as_keys_are_texts(office, tmp_path):
     script = """
-        CREATE TABLE scheduler_jobs (ID INTEGER PRIMARY KEY AUTOINCREMENT, Name TEXT);
+        CREATE TABLE scheduler_jobs (ID, Name TEXT);
         CREATE TABLE scheduler_executions (id INTEGER PRIMARY KEY, job_id, start_time TEXT);
-        INSERT INTO scheduler_jobs (name) VALUES ('one');
+        INSERT INTO scheduler_jobs VALUES (1, 'one');
         INSERT INTO scheduler_executions VALUES (7, 1, '2024-01-01'), (8, '1', '2024-01-01');
     """
     report = take_over(office, make(tmp_path / "old.db", script))

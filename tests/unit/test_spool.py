@@ -35,6 +35,7 @@ from tests.producing import (
     eventually,
     in_child,
     make_buffer,
+    make_sender,
     numbers,
     options,
 )
@@ -264,6 +265,22 @@ def test_adopting_a_large_file_holds_up_neither_spilling_nor_sending(monkeypatch
             is_read.set()
         assert producer.sync(60)
         assert (producer.status().adopted, len(transport.events())) == (5, 8)
+
+
+@pytest.mark.parametrize(("batch_events", "most"), [(2, 2), (500, 20)])
+def test_what_is_risked_of_the_spool_while_the_broker_is_away_is_no_more_than_a_batch(batch_events: int, most: int) -> None:
+    transport = ScriptedTransport(*[TransportError("away")] * 5)
+    buffer = make_buffer(durability="spill", batch_events=batch_events)
+    spool = Spool(options(durability="spill"), buffer.epoch, "redis://unused", wake=buffer.wake, lose=buffer.lose)
+    buffer.move_to(spool)
+    sender = make_sender(buffer, transport, batch_events=batch_events)
+    buffer.accept_many([b"x"] * 30)
+    while buffer.move_to_spool():
+        pass
+    for _ in range(5):
+        assert sender.run_once()
+    assert [[len(envelope.events) for envelope in attempt] for attempt in transport.attempts[-2:]] == [[most], [most]]
+    spool.close()
 
 
 def refused_while_moving(count: int, monkeypatch: pytest.MonkeyPatch, *, is_full: bool = False) -> tuple[Buffer, Spool]:
