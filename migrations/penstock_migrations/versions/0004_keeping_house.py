@@ -88,6 +88,14 @@ def upgrade() -> None:
     op.create_index(
         "maintenance_runs_job_started_at_idx", "maintenance_runs", ["job", "started_at"], unique=False, schema="penstock"
     )
+    op.create_index(
+        "maintenance_runs_running_idx",
+        "maintenance_runs",
+        ["job"],
+        unique=False,
+        schema="penstock",
+        postgresql_where=sa.text("state = 'running'"),
+    )
     op.create_table(
         "privacy_log",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -196,6 +204,12 @@ def downgrade() -> None:
     op.drop_table("recoveries", schema="penstock")
     op.drop_index("privacy_log_subject_idx", table_name="privacy_log", schema="penstock")
     op.drop_table("privacy_log", schema="penstock")
+    op.drop_index(
+        "maintenance_runs_running_idx",
+        table_name="maintenance_runs",
+        schema="penstock",
+        postgresql_where=sa.text("state = 'running'"),
+    )
     op.drop_index("maintenance_runs_job_started_at_idx", table_name="maintenance_runs", schema="penstock")
     op.drop_table("maintenance_runs", schema="penstock")
     op.drop_table("legal_holds", schema="penstock")

@@ -175,6 +175,8 @@ def _maintenance(metadata: sa.MetaData) -> None:
         _column("error", _TEXT, null=True),
         sa.PrimaryKeyConstraint("id", name="maintenance_runs_pkey"),
         sa.Index("maintenance_runs_job_started_at_idx", "job", "started_at"),
+        # A handful of rows, which every run looks at for those that have died.
+        sa.Index("maintenance_runs_running_idx", "job", postgresql_where=sa.text("state = 'running'")),
     )
     _table(
         metadata,
