@@ -134,6 +134,23 @@ def test_children_fall_through_the_tombstone(registrar, reads):
     assert [content for _, content in registrar.left("lab.post")] == [{"thread_id": 2, "author": "bob"}]
 
 
+def test_a_refused_child_makes_no_placeholder(registrar, reads):
+    fence(registrar, "ada")
+
+    assert registrar.write(event("lab.post", {"post_id": str(uuid4()), "thread_id": 7, "author": "ada"})) == {"fenced": 1}
+    assert registrar.query("SELECT 1 FROM lab.threads") == []
+
+
+def test_a_refused_event_counts_for_the_age_of_its_row(registrar, reads):
+    """By its lowest version a child falls with its parent, whether or not it was written before the erasure."""
+    version, post = fence(registrar, "ada", -NEW_LIFE_US), {"post_id": str(uuid4()), "thread_id": 7, "author": "ada"}
+    old, new = event("lab.post", post), event("lab.post", post, version + 1)
+
+    assert registrar.write(old) == {"fenced": 1}
+    assert registrar.write(new) == {"stored": 1}
+    assert registrar.query("SELECT _version, _oldest FROM lab.posts") == [(version + 1, VERSION)]
+
+
 def test_children_that_came_first_are_emptied_by_the_next_pass(registrar, reads):
     post = str(uuid4())
     registrar.write(

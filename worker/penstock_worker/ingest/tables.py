@@ -139,7 +139,8 @@ class Tables:
         """
         record = self._stages[name].plan.record
         subject = record.declaration.subject
-        named = {event.key: subject_text(event.data[subject]) for event in events if subject and event.data.get(subject)}
+        naming = [event for event in events if subject and event.data.get(subject) is not None]
+        named = {event.key: subject_text(event.data[subject]) for event in naming}
         graves = look_at_graves(connection, self.registry, record, [Grave(t.key, t.version, t.subject) for t in tombstones])
         written, fresh = [], []
         for place, tombstone in enumerate(tombstones):
@@ -191,7 +192,7 @@ class Tables:
                     key = event.data[column]
                     by_key.setdefault(key, Placeholder((key,))).children.append(event)
             for block in children.blocks:
-                for key in set(block.parents):
+                for key in _parents_in(block):
                     by_key.setdefault(key, Placeholder((key,)))
         return by_key
 
@@ -289,6 +290,13 @@ class Tables:
         left_out = {id(item) for row, _ in refused for item in row}
         supersede(stamps, [item for item in items if id(item) not in left_out], (), len(stage.plan.record.key))
         return again
+
+
+def _parents_in(block: Block) -> set[Any]:
+    """The parents of a block's events; those of refused ones are not needed."""
+    if not block.fenced:
+        return set(block.parents)
+    return {key for place, key in enumerate(block.parents) if place not in block.fenced}
 
 
 def _encode(
