@@ -366,6 +366,16 @@ def test_a_run_with_too_little_time_goes_on_where_the_last_one_stopped(house: Ho
     assert house.keys("marks") == []
 
 
+def test_of_a_large_table_a_plan_reads_a_sample_and_says_so(house: House, monkeypatch: pytest.MonkeyPatch):
+    insert = "INSERT INTO lab.pairs (tenant, number, text, _version) SELECT 'a', n, repeat('x', 700), %s"
+    house.connection.execute(f"{insert} FROM generate_series(1, 1500) n".encode(), [version(40)])
+    monkeypatch.setattr("penstock_worker.store.retention.figures.PAGES_READ", 75)
+
+    told = house.run("lab.pair=30d", is_dry_run=True)["would_go"]["lab.pair"]
+    assert told["estimated"]
+    assert 300 < told["due"] < 7500  # half of the pages are read, each with the same chance
+
+
 def test_all_of_it_takes_no_more_than_one_run(house: House):
     insert = "INSERT INTO lab.pairs (tenant, number, text, _version) SELECT 'a', n, repeat('x', 700), %s"
     house.connection.execute(f"{insert} FROM generate_series(1, 1500) n".encode(), [version(40)])
