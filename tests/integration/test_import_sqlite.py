@@ -16,6 +16,7 @@ from uuid import UUID
 import pytest
 
 from penstock_worker.takeover import run as takeover
+from penstock_worker.takeover import sqlite_file
 from tests.commands import penstock_here
 from tests.replaying import Office, event
 
@@ -403,22 +404,32 @@ def test_a_file_in_wal_mode_is_read_as_it_is(office, old):
 def test_a_file_in_wal_mode_in_a_folder_that_cannot_be_written(office, old, monkeypatch):
     """As root no folder is: SQLite itself is told that it cannot."""
     make(old, "PRAGMA journal_mode = WAL")
-    from penstock_worker.takeover import sqlite_file
-
     begin, asked = sqlite_file._begin, []
 
     def refuse(file: Path, how: str) -> sqlite3.Connection:
         asked.append(how)
         if how == "mode=ro":
-            raise sqlite3.OperationalError("unable to open database file")
+            error = sqlite3.OperationalError("unable to open database file")
+            error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise error
         return begin(file, how)
 
     monkeypatch.setattr(sqlite_file, "_begin", refuse)
 
     assert take_over(office, old)["refused"] == 0
     assert asked == ["mode=ro", "immutable=1"]
-    old.with_name("scheduler.db-wal").write_bytes(b"changes that would be missed")
-    assert "unable to open" in execute(office, old).stderr
+    for log in ("scheduler.db-wal", "scheduler.db-journal"):
+        old.with_name(log).write_bytes(b"changes that would be missed")
+        assert "copy it to a folder that may be written" in execute(office, old).stderr
+        old.with_name(log).unlink()
+
+
+def test_a_file_that_somebody_writes_is_one_line(office, old, monkeypatch):
+    """Read past the lock, it would be half of the one state and half of the other."""
+    monkeypatch.setattr(sqlite_file, "LOCK_TIMEOUT_S", 0.01)
+    with closing(sqlite3.connect(old, isolation_level=None)) as scheduler:
+        scheduler.execute("BEGIN EXCLUSIVE")
+        assert "locked; stop who writes it" in refusal(office, old)
 
 
 def test_what_is_not_sqlite_is_one_line(office, tmp_path):
