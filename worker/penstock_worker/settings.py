@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     vacuum_time_limit_s: float = Field(3_600, gt=0, description="Seconds after which a run vacuums no further table")
     disk_every_s: float = Field(3_600, gt=0, description="Seconds between two readings of how large tables are")
     disk_readings_days: int = Field(400, ge=8, description="Days that readings are kept, those over a week ago one a day")
-    disk_alarm_bytes: int | None = Field(None, ge=1, description="Bytes of the database that are an alarm; empty gives none")
+    disk_alarm_bytes: int | None = Field(None, ge=1, description="Bytes of the database that are an alarm; unset gives none")
     disk_alarm_days: float = Field(0, ge=0, description="Alarm also where growth leads there within so many days; 0 does not")
 
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
