@@ -72,7 +72,7 @@ class Ward:
     ) -> dict[str, Any]:
         """Scan, whatever was before."""
         changed = self.settings.model_copy(update=settings)
-        job = Job("recovery", "", RecoveryScan(changed, why_deaf).run, every_s=60)
+        job = Job("recovery", "", RecoveryScan(why_deaf).run, every_s=60)
         done = run_job(job, changed, self.registry, started_by="test", now=lambda: self.start + later)
         return done.counts or {done.state: done.error}
 

@@ -8,6 +8,7 @@ import pytest
 
 from penstock_schemas.registry import load_registry
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.settings import load_settings
 from penstock_worker.store.recovery.rules import rules_of
 
 SETTING = "translation.session=10m/1d, guardian.session = 90s / 2h"
@@ -48,3 +49,11 @@ def test_declared_times_can_be_overruled() -> None:
 def test_what_is_written_otherwise_is_refused(setting: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^PENSTOCK_RECOVERY: .*{told}"):
         rules_of(load_registry(), setting)
+
+
+def test_what_is_written_otherwise_is_refused_with_the_settings() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^PENSTOCK_RECOVERY: 'x': write translation.session=10m/1d, with s, m, h or d$"
+    ):
+        load_settings(recovery="x")
+    assert load_settings(recovery=SETTING).recovery == SETTING

@@ -129,6 +129,18 @@ class Settings(BaseSettings):
         parse_retention(value)
         return value
 
+    @field_validator("recovery")
+    @classmethod
+    def _check_recovery(cls, value: str) -> str:
+        if value:  # those that set it have the worker's extra
+            from penstock_worker.store.recovery.rules import read_overrides
+
+            try:
+                read_overrides(value)
+            except ConfigurationError as exc:
+                raise ValueError(str(exc).removeprefix("PENSTOCK_RECOVERY: ")) from exc
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, value: str | None) -> str | None:

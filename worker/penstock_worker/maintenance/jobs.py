@@ -54,7 +54,7 @@ def all_jobs(settings: Settings) -> dict[str, Job]:
         Job("held", "replay held letters", HeldLetters().replay, every_s=settings.held_replay_every_s),
         Job("retention", "delete what is kept no longer", purge, every_s=settings.retention_every_s, deletes=True),
         Job("erasures", "end what erasures began", finish, every_s=ERASURES_EVERY_S),
-        Job("recovery", "find incomplete records", RecoveryScan(settings).run, every_s=settings.recovery_every_s),
+        Job("recovery", "find incomplete records", RecoveryScan().run, every_s=settings.recovery_every_s),
         Job("disk", "read how large tables are, alarm", read_disk, every_s=settings.disk_every_s),
         Job("vacuum", "vacuum what autovacuum has left", vacuum_tables, cron=VACUUM_CRON),
         Job("backup", "make a backup, remove old ones", make_backup, cron=BACKUP_CRON, deletes=True),

@@ -20,7 +20,7 @@ from penstock_worker.store.recovery.late import end_by_themselves
 from penstock_worker.store.recovery.listening import Ear, note_look
 from penstock_worker.store.recovery.offers import due_offers, note_offers
 from penstock_worker.store.recovery.recoveries import Recovery, purge_ended
-from penstock_worker.store.recovery.rules import Rule, read_overrides, rules_of
+from penstock_worker.store.recovery.rules import Rule, rules_of
 from penstock_worker.store.recovery.search import Search
 from penstock_worker.store.recovery.tree import without_table
 
@@ -41,15 +41,10 @@ class RecoveryScan:
     The scan; safe to run twice, also at once.
 
     Args:
-        settings: Its setting `recovery` is read here, so that a worker with a wrong one does not start.
         why_deaf: Why events may still be on their way, None where they are not; tests answer themselves.
     """
 
-    settings: Settings
     why_deaf: Callable[[Settings], str | None] = why_deaf
-
-    def __post_init__(self) -> None:
-        read_overrides(self.settings.recovery)
 
     def run(self, work: Work) -> dict[str, Any]:
         """
