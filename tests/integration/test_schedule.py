@@ -286,6 +286,8 @@ WRONG = {
     "bad_zone": {"cron": "0 3 * * *", "time_zone": "Mars/Olympus"},
     "bad_task": {"task": "shop.reprot"},
     "bad_words": {"arguments": '{"wrong": 1}'},
+    "bad_digits": {"arguments": f'{{"days": {"9" * 5_000}}}'},
+    "bad_depth": {"arguments": "[" * 3_000 + "]" * 3_000},
 }
 
 
@@ -303,6 +305,8 @@ def test_wrong_rows_stop_nobody_and_are_told_once(
     told = dict(person("SELECT name, last_result FROM penstock.schedule WHERE name <> 'report'"))
     assert {name: result["state"] for name, result in told.items()} == {
         "bad_cron": "refused",
+        "bad_depth": "refused",
+        "bad_digits": "refused",
         "bad_task": "refused",
         "bad_words": "failed",
         "bad_zone": "refused",

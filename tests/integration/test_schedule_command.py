@@ -127,6 +127,7 @@ def test_a_job_is_run_now_with_its_arguments(run: Run) -> None:
         ("set held --arguments 7", "--arguments: a JSON object or array is wanted"),
         ("set held --arguments [NaN]", "--arguments: NaN is no JSON"),
         ("set held --arguments {", "--arguments: Expecting"),
+        (f"set held --arguments {'[' * 3_000}{']' * 3_000}", "--arguments: maximum recursion depth exceeded"),
         (r'set held --arguments ["\u0000"]', "the database does not take that: "),
         ("set new --every 3", "a new row needs --task, and --every or --cron"),
         ("set new --every 3 --task penstock.maintain.gone", "there is no job 'gone' in this version of Penstock"),

@@ -14,13 +14,16 @@ The table `penstock.schedule`, and the lock that says which beat leads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from psycopg import Cursor
 from psycopg.rows import class_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, set_json_loads
 
 from penstock_worker.store.connection import Connection
 
@@ -67,14 +70,14 @@ _SEEDED = ("task", "every_s", "cron", "time_zone", "arguments", "queue")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the schedule."""
+    """A row of the schedule; `arguments` are None where they are JSON that Python cannot read."""
 
     name: str
     task: str
     every_s: float | None = None
     cron: str | None = None
     time_zone: str = "UTC"
-    arguments: Any = None
+    arguments: Any = field(default_factory=dict)
     queue: str | None = None
     is_enabled: bool = True
     seed: Mapping[str, Any] | None = None
@@ -161,7 +164,8 @@ def look(connection: Connection, now: datetime | None = None) -> Look:
         f" SELECT leads, coalesce(%s, clock_timestamp()), {_COLUMNS}"
         " FROM lead LEFT JOIN penstock.schedule ON leads ORDER BY name"
     )
-    found = connection.execute(query, [now]).fetchall()
+    with _reading(connection) as cursor:
+        found = cursor.execute(query.encode(), [now]).fetchall()
     leads, at, *_ = found[0]
     rows = [Row(*row) for _, _, *row in found if row[0] is not None]  # type: ignore[arg-type]  # as the columns are
     return Look(leads, at, rows)  # type: ignore[arg-type]  # boolean and timestamptz
@@ -242,14 +246,32 @@ def follow(connection: Connection, row: Row, default: Default) -> None:
 
 def list_rows(connection: Connection) -> list[Row]:
     """All rows, by name."""
-    with connection.cursor(row_factory=class_row(Row)) as cursor:
-        return cursor.execute(f"SELECT {_COLUMNS} FROM penstock.schedule ORDER BY name").fetchall()
+    with _reading(connection) as cursor:
+        found = cursor.execute(f"SELECT {_COLUMNS} FROM penstock.schedule ORDER BY name").fetchall()
+    return [Row(*row) for row in found]  # type: ignore[arg-type]  # as the columns are
 
 
 def find_row(connection: Connection, name: str) -> Row | None:
     """A row by its name."""
-    with connection.cursor(row_factory=class_row(Row)) as cursor:
-        return cursor.execute(f"SELECT {_COLUMNS} FROM penstock.schedule WHERE name = %s", [name]).fetchone()
+    with _reading(connection) as cursor:
+        found = cursor.execute(f"SELECT {_COLUMNS} FROM penstock.schedule WHERE name = %s", [name]).fetchone()
+    return None if found is None else Row(*found)  # type: ignore[arg-type]  # as the columns are
+
+
+@contextmanager
+def _reading(connection: Connection) -> Iterator[Cursor[tuple[object, ...]]]:
+    """Rows as they are, also one that would raise: it must not stop the others."""
+    with connection.cursor() as cursor:
+        set_json_loads(_loads, cursor)
+        yield cursor
+
+
+def _loads(text: str | bytes) -> Any:
+    """PostgreSQL takes numbers of 5,000 digits and a thousand brackets in each other, and Python does not."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def clock(connection: Connection) -> datetime:

@@ -158,7 +158,7 @@ def _read_arguments(text: str) -> Any:
 
     try:
         value = json.loads(text, parse_constant=refuse)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigurationError(f"--arguments: {exc}") from exc
     if not isinstance(value, dict | list):
         raise ConfigurationError("--arguments: a JSON object or array is wanted")

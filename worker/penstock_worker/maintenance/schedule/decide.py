@@ -76,6 +76,8 @@ def trouble_of(row: Row, knows: Knows) -> str | None:
         timing_of(row).check()
     except ConfigurationError as exc:
         return str(exc)
+    if row.arguments is None:
+        return "its arguments cannot be read: a number is too long, or brackets are nested too deep"
     if row.queue is not None or knows(row.task):
         return None
     if row.task.startswith(JOB_TASKS):
