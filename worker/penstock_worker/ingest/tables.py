@@ -139,8 +139,8 @@ class Tables:
         """
         record = self._stages[name].plan.record
         subject = record.declaration.subject
-        naming = [event for event in events if subject and event.data.get(subject) is not None]
-        named = {event.key: subject_text(event.data[subject]) for event in naming}
+        said = ((event.key, event.data.get(subject)) for event in events) if subject else ()
+        named = {key: subject_text(value) for key, value in said if value is not None}
         graves = look_at_graves(connection, self.registry, record, [Grave(t.key, t.version, t.subject) for t in tombstones])
         written, fresh = [], []
         for place, tombstone in enumerate(tombstones):
