@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
@@ -29,6 +29,8 @@ class Workers:
 
     def __init__(self, app: Celery, queue: str) -> None:
         self._app, self._queue = app, queue
+        with app.connection_for_read() as connection:  # not opened, only asked what it may raise
+            self._errors = (*connection.connection_errors, *connection.channel_errors, kombu.exceptions.OperationalError)
 
     def ask(
         self,
@@ -48,6 +50,9 @@ class Workers:
             names: Ask these only, and wait for no others.
             expected: Wait for so many, where their number is known.
             timeout_s: Seconds without an answer after which no more is waited for.
+
+        Raises:
+            BrokerAway: It cannot be reached.
         """
         expected = len(names) if names is not None else expected
         found: dict[str, dict[str, Any]] = {}
@@ -57,15 +62,15 @@ class Workers:
             if len(found) == expected:
                 raise _AllAnsweredError
 
-        with suppress(_AllAnsweredError):
+        destination = None if names is None else list(names)
+        try:
             self._app.control.broadcast(
-                command,
-                dict(arguments or {}),
-                destination=None if names is None else list(names),
-                reply=True,
-                timeout=timeout_s,
-                callback=note,
+                command, dict(arguments or {}), destination, reply=True, timeout=timeout_s, callback=note
             )
+        except _AllAnsweredError:
+            pass
+        except self._errors as exc:
+            raise BrokerAway(f"the broker cannot be reached: {' '.join(str(exc).split())}") from exc
         return found
 
     def _step(self, told: Any) -> dict[str, Any] | None:
@@ -76,17 +81,9 @@ class Workers:
 
 @contextmanager
 def open_workers(settings: Settings) -> Iterator[Workers]:
-    """
-    A connection over which workers can be asked.
-
-    Raises:
-        BrokerAway: It cannot be reached, also where that is found out later.
-    """
+    """A connection over which workers can be asked; it is made when the first one is."""
     import celery
 
     with celery.Celery("penstock-look", broker=settings.broker, set_as_current=False) as app:
         app.conf.update(broker_connection_timeout=settings.connect_timeout_s, broker_transport_options={"max_retries": 1})
-        try:
-            yield Workers(app, settings.queue)
-        except (kombu.exceptions.OperationalError, OSError) as exc:
-            raise BrokerAway(f"the broker cannot be reached: {' '.join(str(exc).split())}") from exc
+        yield Workers(app, settings.queue)
