@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 from kombu.connection import Connection
+from pydantic import AwareDatetime
 
+from penstock_schemas import Declaration, Lifecycle, Record
 from penstock_schemas.registry import Registry, load_registry
 from penstock_schemas.topology import queues
 from penstock_worker.maintenance import listening
@@ -16,6 +19,7 @@ from penstock_worker.maintenance.listening import why_deaf
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.recovery import claim, resolve
+from penstock_worker.store.recovery.held import spoken_keys
 from penstock_worker.store.recovery.listening import Ear
 from penstock_worker.store.recovery.rules import rules_of
 from penstock_worker.store.recovery.search import Search
@@ -246,6 +250,35 @@ def test_many_held_letters_may_be_about_anybody(ward: Ward, monkeypatch: pytest.
     ward.office.write(*(event(TASK, {"task_id": f"t{n}", "session_id": "s2"}, ahead) for n in range(4)))
     assert ward.scan(minutes(1))["waits"] == {"held letters may be about any of them": [SESSION, TASK]}
     assert ward.scan(minutes(31))["found"] == 1, "they are old by now"
+
+
+def test_a_held_letter_whose_key_nobody_can_store_fails_no_scan(ward: Ward) -> None:
+    """Of a producer that sends many of them: above their rate such events are held."""
+    ward.session("s1")
+    assert ward.office.write(event(TASK, {"task_id": "t1", "session_id": "a\0b"})) == {"dead": 1}
+    ward.query("UPDATE penstock.dead_letters SET state = 'held'")
+    assert ward.scan(minutes(1))["waits"] == {"held letters may be about any of them": [SESSION]}
+
+
+class Watch(Record):
+    """Its key is written in many ways, and stored in one."""
+
+    __record__ = Declaration(
+        type="lab.watch", table="lab.watches", key=("watch_id", "since"), lifecycle=Lifecycle("status", terminal=("done",))
+    )
+
+    watch_id: UUID
+    since: AwareDatetime
+    status: str | None = None
+
+
+def test_the_key_of_a_held_letter_is_compared_as_rows_have_it(ward: Ward) -> None:
+    registry = Registry([Watch])
+    key = {"watch_id": "ABCDEF00-0000-4000-8000-00000000000A", "since": "2026-11-01T01:00:00+01:00"}
+    message = ward.office.message(event("lab.watch", key | {"status": "running"}))
+    assert ward.office.open_writer(registry).write([message]).outcomes == {"held": 1}, "its table is not there"
+    spoken = spoken_keys(ward.connection, registry, registry["lab.watch"], ward.start - DAY)
+    assert spoken == {'["abcdef00-0000-4000-8000-00000000000a", "2026-11-01 00:00:00+00"]'}
 
 
 # -- how it ends ---------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,10 @@ import json
 from datetime import datetime
 from typing import Any
 
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.store.connection import Connection
@@ -41,10 +45,16 @@ def spoken_keys(connection: Connection, registry: Registry, record: RecordType, 
         return None
     try:
         keys = [_key(registry, record, type, json.loads(bytes(payload))["data"]) for type, payload, _ in letters]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        # As the rows have them: a producer may write the same number or UUID otherwise.
+        typed = [sql.SQL("(k ->> {})::{}::text").format(n, sql.SQL(kind)) for n, kind in enumerate(_kinds(record))]
+        query = sql.SQL("SELECT jsonb_build_array({})::text FROM unnest(%s::jsonb[]) AS k").format(sql.SQL(", ").join(typed))
+        return {str(text) for (text,) in connection.execute(query, [list(map(Jsonb, keys))]).fetchall()}
+    except (ValueError, LookupError, TypeError, RecursionError, psycopg.DataError):
         return None
-    texts = connection.execute("SELECT k::jsonb::text FROM unnest(%s::text[]) AS k", [list(map(json.dumps, keys))])
-    return {str(text) for (text,) in texts.fetchall()}
+
+
+def _kinds(record: RecordType) -> list[str]:
+    return [str(record.by_name[name].kind) for name in record.key]
 
 
 def _key(registry: Registry, record: RecordType, type: str, data: dict[str, Any]) -> list[str]:
