@@ -354,6 +354,22 @@ def test_tasks_of_a_session_that_lives_again_are_left_alone(ward: Ward, monkeypa
     )
 
 
+def test_a_task_that_speaks_after_its_session_was_given_up_is_left_alone(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    ward.session("s1")
+    for number in range(3):
+        ward.task(f"t{number}", "s1")
+    ward.scan(minutes(31))
+    monkeypatch.setattr(scans, "ROWS_BELOW", 1)
+    ward.scan(DAY + minutes(1))
+    ward.task("t2", "s1", "running", VERSION + 1)
+    ward.age(TASK, -DAY - minutes(1), task_id="t2")
+    monkeypatch.setattr(scans, "ROWS_BELOW", 9)
+    ward.scan(DAY + minutes(2))
+    assert ward.states(TASK) == {"t0": "interrupted", "t1": "interrupted", "t2": "running"}
+    ward.scan(DAY + minutes(32))
+    assert ward.found() == ["t2"], "it is looked after by itself now"
+
+
 def test_what_is_over_is_kept_for_a_while(ward: Ward) -> None:
     ward.session("s1", "running")
     ward.scan(minutes(31))

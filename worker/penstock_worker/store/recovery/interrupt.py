@@ -127,15 +127,24 @@ class Interruption:
         return rows
 
     def _interrupt_some(self, recovery: Recovery, root: Rule, descent: Descent, rule: Rule, limit: int) -> int:
-        """Only as long as the record itself is interrupted: where it lives again, so does what is below it."""
+        """
+        Only as long as the record itself is interrupted: where it lives again, so does what is below it. And only what is still
+        as silent as all of it was when it was given up: what has come since is found by itself, if it stops too.
+        """
+
+        def is_silent(row: str) -> sql.Composed:
+            return sql.SQL("{}._stored_at <= {}").format(sql.Identifier(row), sql.Literal(self._now - root.abandon_after))
+
         keys = self._connection.execute(
             sql.SQL(
                 "SELECT {key} FROM {table} AS r CROSS JOIN LATERAL (SELECT below.* {rows} AND below._version IS NOT NULL"
-                " AND {is_open}) AS below WHERE {same_key} AND {state} = {interrupted} ORDER BY {order} LIMIT {limit}"
+                " AND {is_silent} AND {is_open}) AS below"
+                " WHERE {same_key} AND {state} = {interrupted} ORDER BY {order} LIMIT {limit}"
             ).format(
                 key=key_as_json(rule.record, "below"),
                 table=table_of(root.record),
                 rows=descent.rows("below"),
+                is_silent=is_silent("below"),
                 is_open=is_open(rule, "below"),
                 same_key=same_key(root.record, sql.Literal(Jsonb(recovery.key))),
                 state=state_of(root),
@@ -145,7 +154,7 @@ class Interruption:
             )
         ).fetchall()
         with self._connection.transaction():
-            return _Writer(self._registry, rule).write(self._connection, [key for (key,) in keys], sql.SQL("true"))  # type: ignore[misc]
+            return _Writer(self._registry, rule).write(self._connection, [key for (key,) in keys], is_silent("r"))  # type: ignore[misc]
 
 
 class _Writer:
