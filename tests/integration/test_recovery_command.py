@@ -91,6 +91,8 @@ def test_mistakes_are_one_line(ward: Ward) -> None:
         done = recovery(ward, *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"penstock: {told}")
+    endless = recovery(ward, "claim", "1", "--by", "me", "--for", "inf")
+    assert (endless.returncode, "Invalid value for '--for'" in endless.stderr) == (2, True)
 
 
 def test_a_scan_by_hand_says_what_it_waits_for(ward: Ward) -> None:

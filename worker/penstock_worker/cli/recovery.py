@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+#: A year: who needs longer had better renew.
+_LONGEST_S = 31_536_000
 #: Somebody else has it. 2 is a person's mistake, as with every command.
 _EXIT_TAKEN = 1
 
@@ -82,7 +84,7 @@ def show(recovery: _Id, as_json: _Json = False) -> None:
 def claim(
     recovery: _Id,
     by: Annotated[str, typer.Option(help="Who resumes it.")],
-    for_s: Annotated[float, typer.Option("--for", min=1, help="Seconds after which others may take it.")] = 300,
+    for_s: Annotated[float, typer.Option("--for", min=1, max=_LONGEST_S, help="Seconds after which others may take it.")] = 300,
     token: _Token = None,
     as_json: _Json = False,
 ) -> None:
