@@ -325,6 +325,21 @@ def test_who_has_claimed_it_is_given_time_too(ward: Ward) -> None:
     assert ward.scan(DAY + minutes(61))["ended"] == {"interrupted": 1}
 
 
+def test_what_its_holder_stores_takes_no_claim_away(ward: Ward) -> None:
+    ward.session("s1")
+    ward.scan(minutes(31))
+    (found,) = ward.open()
+    taken = claim(ward.connection, found.id, by="me", for_s=7_200, now=ward.start + minutes(31))
+    assert taken
+    ward.session("s1", "running", VERSION + 1)
+    ward.age(SESSION, -minutes(32), session_id="s1")
+    for later in (33, 64, 150):
+        assert ward.scan(minutes(later))["found"] == 0, "nobody else may take it"
+    assert [recovery.claimed_by for recovery in ward.open()] == ["me"]
+    assert "ended" not in ward.scan(minutes(150.9))
+    assert ward.scan(minutes(151))["ended"] == {"active again": 1}
+
+
 def test_a_scan_that_died_while_it_interrupted_tasks_is_continued(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     ward.session("s1")
     for number in range(5):

@@ -1,4 +1,9 @@
-"""What came late: recoveries whose record has ended, or is active again, end by themselves."""
+"""
+What came late: recoveries whose record has ended, or is active again, end by themselves.
+
+Activity while somebody holds the claim is mostly his own: were it an end, another one could take the record from under him
+after the next silence. So it ends the recovery when the claim is over.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,7 @@ class _Seen(NamedTuple):
 
     id: int
     found_activity: datetime
+    is_held: bool
     is_there: bool | None
     state: str | None
     activity: datetime | None
@@ -33,9 +39,9 @@ def end_by_themselves(connection: Connection, registry: Registry, rule: Rule, no
     Look at the open recoveries of a type, those first that were not looked at for longest, and end the ones that are over.
 
     Returns:
-        How many ended, by outcome. A claim on them ends with them.
+        How many ended, by outcome. A claim on them ends with them; those that are only active again wait for its end.
     """
-    seen = _look(connection, registry, rule, limit)
+    seen = _look(connection, registry, rule, now, limit)
     endings = [_ending(rule, one) for one in seen]
     connection.execute(
         "UPDATE penstock.recoveries AS r SET checked_at = %(now)s, state = coalesce(found.state, r.state),"
@@ -48,15 +54,16 @@ def end_by_themselves(connection: Connection, registry: Registry, rule: Rule, no
     return _count(endings)
 
 
-def _look(connection: Connection, registry: Registry, rule: Rule, limit: int) -> list[_Seen]:
+def _look(connection: Connection, registry: Registry, rule: Rule, now: datetime, limit: int) -> list[_Seen]:
     query = sql.SQL("""
-        SELECT o.id, o.last_activity, found.is_there, found.state, found.at
-        FROM (SELECT id, key, last_activity FROM penstock.recoveries
+        SELECT o.id, o.last_activity, coalesce(o.claimed_until > {now}, false), found.is_there, found.state, found.at
+        FROM (SELECT id, key, last_activity, claimed_until FROM penstock.recoveries
               WHERE type = {type} AND ended_at IS NULL AND outcome IS NULL ORDER BY checked_at LIMIT {limit}) AS o
         LEFT JOIN LATERAL (SELECT true AS is_there, {state} AS state, {activity} AS at {visible} AND {same_key}) AS found
         ON true
     """).format(
         type=rule.record.name,
+        now=now,
         limit=limit,
         state=state_of(rule),
         activity=activity(registry, rule.record),
@@ -74,7 +81,7 @@ def _ending(rule: Rule, seen: _Seen) -> str | None:
         return "completed"
     if seen.state == INTERRUPTED:  # with its parent
         return INTERRUPTED
-    return "active again" if seen.activity > seen.found_activity else None
+    return "active again" if seen.activity > seen.found_activity and not seen.is_held else None
 
 
 def _count(endings: Iterable[str | None]) -> Counter[str]:
