@@ -11,6 +11,7 @@ from kombu import Connection, Exchange, Queue
 from penstock_producers import Producer
 from penstock_schemas import load_registry
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
+from penstock_worker.errors import PenstockError
 from penstock_worker.store.recovery import Claim, claim, find_incomplete, release, renew, resolve, restore
 
 ME = f"translator@{socket.gethostname()}"
@@ -26,15 +27,18 @@ def translate(text: str | None) -> str:
 
 def take(database: psycopg.Connection, producer: Producer, recovery: int) -> None:
     """Resume a session, if nobody else does and it has not ended by itself."""
-    taken = claim(database, recovery, by=ME, for_s=LEASE_S)
-    if taken is None:
-        return
-    resume(database, producer, taken)
-    if producer.barrier(timeout_s=60):
-        resolve(database, recovery, taken.token, outcome="resumed")
-        print("resumed", *taken.recovery.key, flush=True)  # noqa: T201
-    else:  # the database or the broker is away: it is offered again
-        release(database, recovery, taken.token)
+    try:
+        taken = claim(database, recovery, by=ME, for_s=LEASE_S)
+        if taken is None:
+            return
+        resume(database, producer, taken)
+        if producer.barrier(timeout_s=60):
+            resolve(database, recovery, taken.token, outcome="resumed")
+            print("resumed", *taken.recovery.key, flush=True)  # noqa: T201
+        else:  # the database or the broker is away: it is offered again
+            release(database, recovery, taken.token)
+    except PenstockError as exc:  # it was deleted, say, or another one has the claim by now
+        print("left", recovery, exc, flush=True)  # noqa: T201
 
 
 def resume(database: psycopg.Connection, producer: Producer, taken: Claim) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from penstock_schemas.registry import load_registry
+from penstock_worker.maintenance.announce import open_announcer
 from penstock_worker.maintenance.job import run_job
 from penstock_worker.maintenance.jobs import all_jobs
 from penstock_worker.settings import Settings
@@ -73,11 +74,15 @@ def test_another_service_goes_on_with_what_a_killed_one_left(
     killed_service: None, witness: Witness, states: States, database_url: str, broker_url: str, tmp_path: Path
 ) -> None:
     environment = {"PENSTOCK_BROKER_URL": broker_url, "PENSTOCK_DATABASE_URL": database_url}
-    scan = scanner(Settings(database_url=database_url, broker_url=broker_url))
+    settings = Settings(database_url=database_url, broker_url=broker_url)
+    scan = scanner(settings)
     example = LocalProcess("example", [sys.executable, str(EXAMPLE)], log=tmp_path / "example.log", env=environment)
     example.start()
     try:
         until(lambda: "listening" in example.logs())
+        with open_announcer(settings) as announcer:  # of long ago: the queue kept it, and the recovery is forgotten
+            announcer.announce("translation.session", "incomplete", {"key": ["s0"], "recovery": 4711})
+        until(lambda: "left 4711" in example.logs())
         # The scan itself asks the broker and the worker, who say that nothing is on its way; half an hour of this must pass.
         assert [scan(later)["found"] for later in (0, 14, 28, 42)] == [0, 0, 0, 2]
         until(lambda: example.logs().count("resumed") == 2)
