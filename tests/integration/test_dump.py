@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from penstock_worker.wheels import find_package_folder
 from penstock_worker.store import dump
+from penstock_worker.wheels import find_package_folder
 from tests.commands import AWAY, penstock_here
 from tests.replaying import VERSION, Office, event
 
@@ -173,6 +173,29 @@ def test_the_key_of_erasures_is_not_dumped(office, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "secret" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_or_device_is_written_to_and_stays_one(office, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        run(office, "penstock.ledger", "--format", "csv", "--output", str(pipe))
+
+        assert pipe.is_fifo()
+        assert os.read(reader, 10_000).startswith(b"epoch,seqs,outcome,reason,at\n")
+    finally:
+        os.close(reader)
+
+
+def test_a_link_stays_one(office, tmp_path):
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(file)
+
+    run(office, "penstock.ledger", "--format", "csv", "--output", str(link))
+
+    assert link.is_symlink()
+    assert file.read_text().startswith("epoch,")
 
 
 def test_zipped_is_the_same(office, tmp_path):

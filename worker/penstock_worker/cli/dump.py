@@ -69,11 +69,17 @@ def _opened(output: str, *, is_zipped: bool) -> Iterator[BinaryIO]:
             yield stream
         sys.stdout.buffer.flush()
         return
-    part = Path(f"{output}.part")
+    path = Path(output)
+    if path.exists() and not path.is_file():  # a device or a pipe, whose place a file would take: /dev/null, for everybody
+        with path.open("wb") as file, _zipped(file, is_zipped=is_zipped) as stream:
+            yield stream
+        return
+    path = path.resolve()  # a link stays one
+    part = Path(f"{path}.part")
     try:
         with part.open("wb") as file, _zipped(file, is_zipped=is_zipped) as stream:
             yield stream
-        part.replace(output)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
