@@ -219,6 +219,36 @@ def test_what_cannot_be_read_leaves_no_letter(registrar):
     assert registrar.query("SELECT count(*) FROM penstock.dead_letters") == [(1,)]
 
 
+def test_what_cannot_be_written_leaves_no_letter(registrar):
+    """Its table is not there, or PostgreSQL refuses what names nobody itself."""
+    fence(registrar, "ada")
+    registrar.write(session("s1"))
+    registrar.query("ALTER TABLE guardian.memories RENAME TO memories_elsewhere")
+    registrar.query("ALTER TABLE translation.sessions ADD CONSTRAINT few CHECK (total_tasks < 5)")
+    try:
+        memories = [event("guardian.memory", {"memory_id": user, "user_id": user}) for user in ("ada", "bob")]
+        writer = registrar.open_writer(REGISTRY)
+        assert write(writer, registrar, *memories, session("s1", None, total_tasks=7)) == {"fenced": 2, "held": 1}
+        # One that cannot be read either, of which nobody knows whose row it would be.
+        assert write(writer, registrar, event("guardian.memory", {"memory_id": "m", "strength": "x"})) == {"dead": 1}
+    finally:
+        registrar.query("ALTER TABLE guardian.memories_elsewhere RENAME TO memories")
+        registrar.query("ALTER TABLE translation.sessions DROP CONSTRAINT few")
+    assert registrar.outcomes() == {"fenced": 3, "held": 1, "dead": 1}
+    assert registrar.query("SELECT count(*) FROM penstock.dead_letters") == [(2,)]
+
+
+def test_a_whole_message_that_cannot_be_read_keeps_other_peoples_events_only(registrar):
+    fence(registrar, "ada")
+    registrar.write(session("s1"))
+    told = [session("s2"), task("t1", "s1", source_text="secret"), session("s3", "bob")]
+
+    assert registrar.writer.write([registrar.message(*told, v=2)]).outcomes == {"held": 3}
+    ((payload,),) = registrar.query("SELECT payload FROM penstock.dead_letters")
+    events = json.loads(payload)["events"]
+    assert [one["data"] for one in events] == [{"session_id": "s2"}, {"task_id": "t1"}, {"session_id": "s3", "user_id": "bob"}]
+
+
 def test_careful_tries_refuse_as_well(registrar):
     """A culprit beside them, which only the database finds."""
     fence(registrar, "ada")

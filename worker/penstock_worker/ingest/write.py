@@ -201,7 +201,7 @@ class Writer:
             self.tables.write(connection, groups, watch, is_careful=is_careful)
             watch.start("account")
             if not self.fences.is_empty:
-                refuse_unread(connection, decoded.refused, self.fences, self.tables.registry)
+                refuse_unread(connection, decoded, self.fences, self.tables.registry)
             answers = self._account(connection, decoded, claim)
             failpoints.hit("before_commit")
             watch.start("commit")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
+import psycopg
 from psycopg import sql
 from pydantic_core import from_json, to_json
 
@@ -27,9 +28,10 @@ from penstock_worker.store.privacy.fences import KINDS, Fences, forms_of, subjec
 from penstock_worker.store.privacy.kept import table_of
 from penstock_worker.store.privacy.person import about
 from penstock_worker.store.privacy.spans import event_spans
+from penstock_worker.store.sqlstate import Answer, answer_to
 from penstock_worker.store.stored_letters import BEFORE_ALL, read_page
 
-__all__ = ["Said", "erase_letters", "erased_among", "persons_letters", "what_it_says"]
+__all__ = ["Said", "empty_erased", "erase_letters", "erased_among", "persons_letters", "what_it_says"]
 
 #: Letters, and bytes of their payloads, that are looked at together.
 PAGE_LETTERS = 500
@@ -132,8 +134,15 @@ def _places_with(
         "SELECT g.place FROM unnest(%s::integer[], %s::{kind}[], %s::numeric[]) AS g (place, key, version)"
         " JOIN {table} AS r ON r.{key} = g.key WHERE {condition}"
     ).format(kind=sql.SQL(str(record.by_name[key].kind)), table=table_of(record), key=sql.Identifier(key), condition=condition)
-    places, keys, versions = (list(values) for values in zip(*asked, strict=True))
-    return [int(str(place)) for (place,) in connection.execute(query, [places, keys, versions])]
+    columns = [list(values) for values in zip(*asked, strict=True)]
+    try:
+        with connection.transaction():
+            return [int(str(place)) for (place,) in connection.execute(query, columns)]
+    except psycopg.Error as exc:
+        # A table that is not migrated yet has no rows of anybody.
+        if answer_to(exc) is not Answer.TABLE:
+            raise
+        return []
 
 
 class _Part(NamedTuple):
@@ -195,11 +204,26 @@ def _cut(connection: Connection, parts: Iterable[tuple[_Part, Said]]) -> None:
     for part, said in parts:
         letters[part.letter.id].append((part, said))
     for letter_id, cuts in letters.items():
-        text = cuts[0][0].letter.payload.decode()
-        for part, said in reversed(cuts):
-            begin, end = cast("tuple[int, int]", part.span)
-            text = text[:begin] + _emptied(said) + text[end:]
-        connection.execute("UPDATE penstock.dead_letters SET payload = %s WHERE id = %s", [text.encode(), letter_id])
+        payload = _without(cuts[0][0].letter.payload, cuts)
+        connection.execute("UPDATE penstock.dead_letters SET payload = %s WHERE id = %s", [payload, letter_id])
+
+
+def empty_erased(connection: Connection, letter: Letter, fences: Fences, registry: Registry) -> bytes:
+    """The payload of a whole message that is to become a letter; the events in it that the fence refuses lose their content."""
+    parts = list(_parts(letter))
+    said = [what_it_says(part.payload, registry) for part in parts]
+    refused = erased_among(connection, said, fences, registry)
+    cuts = [(part, one) for part, one, is_refused in zip(parts, said, refused, strict=True) if is_refused and one is not None]
+    return _without(letter.payload, cuts) if cuts else letter.payload
+
+
+def _without(payload: bytes, cuts: Sequence[tuple[_Part, Said]]) -> bytes:
+    """A whole message, with these of its events emptied."""
+    text = payload.decode()
+    for part, said in reversed(cuts):
+        begin, end = cast("tuple[int, int]", part.span)
+        text = text[:begin] + _emptied(said) + text[end:]
+    return text.encode()
 
 
 def _emptied(said: Said) -> str:
