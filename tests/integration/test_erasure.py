@@ -321,6 +321,23 @@ def test_an_erasure_that_was_stopped_is_finished_by_beat(registrar):
     assert registrar.run("erasures").counts == {}
 
 
+def test_an_erasure_that_was_stopped_before_its_fence_is_not_told_as_finished(registrar, monkeypatch):
+    """Nobody could know by then whom it was about."""
+    registrar.write(session("s1"))
+    with monkeypatch.context() as patched:
+        patched.setattr(erase, "set_fences", stop)
+        with pytest.raises(KeyboardInterrupt):
+            registrar.erase("ada")
+
+    assert registrar.query("SELECT 1 FROM penstock.privacy_log") == []
+    registrar.erase("ada")
+    assert registrar.left("translation.session") == []
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 # -- letters -----------------------------------------------------------------------------------------------------------------
 
 

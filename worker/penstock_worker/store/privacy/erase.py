@@ -74,9 +74,11 @@ def erase_person(
             told = "; ".join(f"hold {number}: {reason}" for number, reason in holds)
             raise PersonOnHold(f"nothing was erased, the person is on legal hold ({told}): release it first")
         connection.execute("SET statement_timeout = 0")
-        entry = log.begin_entry(connection, "erase", request)
         before = report.count_person(connection, registry, forms)
-        version = set_fences(connection, request.person, int(settings.clock_ahead_limit_s * 1_000_000))
+        # Both or neither: beat finishes what is noted, and knows by the fence alone whom it is about.
+        with connection.transaction():
+            entry = log.begin_entry(connection, "erase", request)
+            version = set_fences(connection, request.person, int(settings.clock_ahead_limit_s * 1_000_000))
         wait_for_batches(connection, settings.batch_time_limit_s)
         eraser = Eraser(connection, registry, tell)
         for record in registry.values():
