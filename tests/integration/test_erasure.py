@@ -406,6 +406,18 @@ def test_what_is_on_hold_is_kept_and_told(registrar):
     assert registrar.left("translation.session") == registrar.left("translation.task") == []
 
 
+def test_a_child_that_was_on_hold_alone_goes_when_it_is_released(registrar):
+    """Its parent is erased already, and tells no more whose it was."""
+    registrar.write(session("s1"), task("t1", "s1", source_text="secret"), task("t2", "s1", source_text="secret"))
+    hold = place_hold(registrar.connection, REGISTRY, type="translation.task", key=["t1"], reason="court", placed_by="Lea")
+
+    assert [(kept.type, kept.rows) for kept in registrar.erase("ada").kept] == [("translation.task", 1)]
+    assert [key for key, _ in registrar.left("translation.task")] == ["t1"]
+    release_hold(registrar.connection, hold.id, "Lea")
+    assert before_and_after(registrar, "ada") == {"translation.tasks": (1, 0)}
+    assert registrar.left("translation.task") == []
+
+
 def test_a_person_on_hold_is_not_erased_at_all(registrar):
     registrar.write(session("s1"))
     hold = place_hold(registrar.connection, REGISTRY, subject="ada", reason="court", placed_by="Lea")

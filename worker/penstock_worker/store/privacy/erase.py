@@ -20,6 +20,7 @@ from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.privacy import log, report
 from penstock_worker.store.privacy.barrier import LOCK, wait_for_batches
+from penstock_worker.store.privacy.children import note_unemptied
 from penstock_worker.store.privacy.fences import Fences, forms_of, set_fences, subject_is, subject_of
 from penstock_worker.store.privacy.kept import table_of
 from penstock_worker.store.privacy.letters import erase_letters
@@ -87,6 +88,7 @@ def erase_person(
                     subject_is(record, forms), above_fence(record, version), _is_done(record.declaration.append_only, version)
                 )
                 eraser.erase(record, condition, version)
+        note_unemptied(connection, registry)
         sweep(eraser, settings.batch_time_limit_s)
         erase_letters(connection, known_fences(connection), registry)
         after = report.count_person(connection, registry, forms)
@@ -131,6 +133,7 @@ def erase_fenced(eraser: Eraser, settings: Settings) -> dict[str, int]:
             rows = eraser.erase(record, condition, version)
             if rows:
                 erased[record.name] = erased.get(record.name, 0) + rows
+    note_unemptied(connection, eraser.registry)
     for name, rows in sweep(eraser, settings.batch_time_limit_s).items():
         erased[name] = erased.get(name, 0) + rows
     letters = erase_letters(connection, fences, eraser.registry)
