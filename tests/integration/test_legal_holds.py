@@ -131,6 +131,8 @@ def test_a_key_is_written_as_the_column_has_it(empty_database_url: str):
         ({}, "say what to hold"),
         ({"key": ["s1"], "subject": "ann"}, "say --type with --key"),
         ({"type": "no.such"}, "there is no type 'no.such'"),
+        ({"type": ""}, "there is no type ''"),
+        ({"subject": ""}, "--subject is empty"),
         ({"type": "translation.session", "key": ["s1", "s2"]}, r"has the key \(session_id\): give --key 1 times"),
         ({"type": "translation.session", "key": ["s1"], "subject": "ann"}, "leave out --subject"),
         ({"type": "translation.task", "subject": "ann"}, "names no person"),

@@ -199,7 +199,9 @@ def _checked_key(
     """The key as rows have it: `0042` is 42 where the column is a number."""
     if type is None and subject is None:
         raise ConfigurationError("say what to hold: --type, with --key for a single row, or --subject for a person")
-    record = _record(registry, type) if type else None
+    if subject == "":
+        raise ConfigurationError("--subject is empty: that is nobody")
+    record = _record(registry, type) if type is not None else None
     if record is None or not key:
         if key:
             raise ConfigurationError("a key is of a type: say --type with --key")
