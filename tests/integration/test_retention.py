@@ -501,6 +501,26 @@ def test_what_is_put_on_hold_or_written_between_the_look_and_the_deletion_stays(
     assert house.keys("pairs") == [1, 2]
 
 
+def test_of_a_family_whose_eldest_is_written_to_meanwhile_nobody_goes(house: House):
+    house.put("sites", {"site_id": "s", "age": 40})
+    house.put("notes", {"number": 1, "site_id": "s", "age": 40})
+    house.put("remarks", {"remark_id": "00000000-0000-0000-0000-000000000001", "note": 1, "age": 40})
+
+    class Meanwhile(psycopg.Connection[tuple[object, ...]]):
+        """The purge's: it has found the family, and is about to lock the youngest."""
+
+        def execute(self, query: Any, *values: Any, **options: Any) -> Any:
+            if query == "LOCK TABLE penstock.legal_holds IN SHARE MODE":
+                house.query("UPDATE lab.sites SET _version = %s RETURNING 1", version(1))
+            return super().execute(query, *values, **options)
+
+    with Meanwhile.connect(house.url, autocommit=True, options="-c timezone=UTC") as connection:
+        registry = REGISTRY.with_retention({"lab.site": timedelta(days=30), "lab.reading": None})
+        work = Work(Settings(database_url=house.url, retention_work_share=1.0), registry, connection, NOW)
+        assert "deleted" not in purge(work)
+    assert [house.query(f"SELECT count(*) AS n FROM lab.{table}")[0]["n"] for table in ("sites", "notes", "remarks")] == [1] * 3
+
+
 def test_a_child_that_arrives_while_its_placeholder_is_purged_is_stored(house: House):
     """It sees its parent, waits for the purge to be over, and is refused by the foreign key; then it is tried again."""
     house.put("sites", {"site_id": "s"})

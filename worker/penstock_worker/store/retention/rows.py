@@ -124,11 +124,12 @@ class Purge:
         )
         for start in range(0, len(places), FAMILIES):
             part = list(places[start : start + FAMILIES])
-            self._clear_below(record, [key for (key,) in self._ask(query, part)], cutoff)
+            self._clear_below((record,), [key for (key,) in self._ask(query, part)], cutoff)
             self._remove(record, part, cutoff)
 
-    def _clear_below(self, record: RecordType, keys: Sequence[Any], cutoff: int) -> None:
-        """Delete the children of old rows, after their own."""
+    def _clear_below(self, above: tuple[RecordType, ...], keys: Sequence[Any], cutoff: int) -> None:
+        """Delete the children of old rows, after their own; `above` are the rows' type and those of their parents."""
+        record = above[0]
         for child in self.rules.children[record.name] if keys else ():
             query = sql.SQL("SELECT r.ctid::text, r.{} FROM {} r WHERE {} AND {} LIMIT {}").format(
                 sql.Identifier(child.key[0]),
@@ -141,17 +142,17 @@ class Purge:
             while is_there_more:
                 found = self._ask(query, list(keys))
                 if self.rules.children[child.name]:
-                    self._clear_below(child, [key for _, key in found], cutoff)
-                removed = self._remove(child, [str(place) for place, _ in found], cutoff, record)
+                    self._clear_below((child, *above), [key for _, key in found], cutoff)
+                removed = self._remove(child, [str(place) for place, _ in found], cutoff, above)
                 # Where nothing could be removed, others work with those rows: the next run looks again.
                 is_there_more = len(found) == MAX_CHILDREN and removed > 0
 
-    def _remove(self, record: RecordType, places: Places, cutoff: int | None, below: RecordType | None = None) -> int:
+    def _remove(self, record: RecordType, places: Places, cutoff: int | None, above: Sequence[RecordType] = ()) -> int:
         """Delete rows on which nothing hangs, and empty those that must stay; how many it was."""
         table = table_of(record)
-        statements = [(self.deleted, _delete(table, self.rules.deletable(record, cutoff, below)))]
+        statements = [(self.deleted, _delete(table, self.rules.deletable(record, cutoff, above)))]
         if cutoff is not None:
-            statements.append((self.emptied, _empty(record, self.rules.emptiable(record, cutoff, below))))
+            statements.append((self.emptied, _empty(record, self.rules.emptiable(record, cutoff, above))))
         return self._step(record, table, places, statements)
 
     def _bury_fallen(self, parent: RecordType, child: RecordType, first: int, end: int) -> None:

@@ -100,31 +100,31 @@ class Rules:
         """That nothing below a row is on hold or newer than the cutoff."""
         return sql.SQL("NOT {}").format(self._has_child(record, "r", lambda child, name: self._is_kept(child, name, cutoff)))
 
-    def deletable(self, record: RecordType, cutoff: int | None, below: RecordType | None = None) -> sql.Composed:
+    def deletable(self, record: RecordType, cutoff: int | None, above: Sequence[RecordType] = ()) -> sql.Composed:
         """
         That a row can be deleted: it is older than the cutoff or idle, and nothing hangs on it.
 
         Args:
             record: Its type.
             cutoff: Of its own type, or of the one with which it goes.
-            below: It goes with its parent of this type, which must be older than the cutoff too.
+            above: It goes with its parent, theirs and so on of these types, which must all be older than the cutoff too.
         """
         parts = [self._is_idle]
         if cutoff is not None:
             parts.append(
                 sql.SQL("({} < {} AND NOT {} AND {})").format(
-                    newest("r"), cutoff, self._is_bound("r"), _is_parent_old(record, below, cutoff)
+                    newest("r"), cutoff, self._is_bound("r"), _are_old(record, above, cutoff)
                 )
             )
         return sql.SQL("({} AND NOT {} AND NOT {})").format(
             _any(parts), self._has_children(record), on_hold(self.registry, record)
         )
 
-    def emptiable(self, record: RecordType, cutoff: int, below: RecordType | None = None) -> sql.Composed:
+    def emptiable(self, record: RecordType, cutoff: int, above: Sequence[RecordType] = ()) -> sql.Composed:
         """That a row is older than the cutoff and can lose its content at least: nothing but anchors hangs on it."""
         loose = self._has_child(record, "r", lambda child, name: sql.SQL("NOT {}").format(self._is_anchor(child, name)))
         return sql.SQL("(r._version IS NOT NULL AND {} < {} AND {} AND NOT {} AND NOT {})").format(
-            newest("r"), cutoff, _is_parent_old(record, below, cutoff), loose, on_hold(self.registry, record)
+            newest("r"), cutoff, _are_old(record, above, cutoff), loose, on_hold(self.registry, record)
         )
 
     def removable_child(self, record: RecordType, cutoff: int) -> sql.Composed:
@@ -193,11 +193,19 @@ def newest(name: str) -> sql.Composed:
     return sql.SQL("coalesce(GREATEST({}, {}), (extract(epoch FROM {}) * 1000000)::bigint)").format(version, deleted, stored)
 
 
-def _is_parent_old(record: RecordType, parent: RecordType | None, cutoff: int) -> sql.Composable:
-    if parent is None:
+def _are_old(record: RecordType, above: Sequence[RecordType], cutoff: int, name: str = "r") -> sql.Composable:
+    """That a row's parent, and all above that one, are older than the cutoff."""
+    if not above:
         return sql.SQL("true")
-    return sql.SQL("EXISTS (SELECT FROM {} p WHERE p.{} = r.{} AND {} < {})").format(
-        table_of(parent), sql.Identifier(parent.key[0]), sql.Identifier(parent_field(record)), newest("p"), cutoff
+    parent, higher = above[0], f"{name}_above"
+    return sql.SQL("EXISTS (SELECT FROM {} {} WHERE {} = {} AND {} < {} AND {})").format(
+        table_of(parent),
+        sql.Identifier(higher),
+        sql.Identifier(higher, parent.key[0]),
+        sql.Identifier(name, parent_field(record)),
+        newest(higher),
+        cutoff,
+        _are_old(parent, above[1:], cutoff, higher),
     )
 
 
