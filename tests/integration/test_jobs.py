@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_a_run_leaves_its_counts(office: Office) -> None:
     counts = {"at": str(NOW), "limit": 3}
     assert (done.state, done.counts) == ("done", counts)
     assert office.rows() == [row("done", counts=counts)]
+
+
+def test_a_misspelt_argument_is_not_passed_over(office: Office) -> None:
+    job = replace(sweep(lambda _: pytest.fail("it ran")), takes=("key_file",))
+    with pytest.raises(ConfigurationError, match="sweep has no argument keyfile: it takes key_file"):
+        office.run(job, arguments={"keyfile": "k.pub"})
+    assert [found["state"] for found in office.rows()] == ["failed"]
 
 
 def test_a_dry_run_is_noted(office: Office) -> None:

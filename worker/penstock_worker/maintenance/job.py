@@ -80,6 +80,7 @@ class Job:
         cron: Five fields, in UTC.
         run: Does a bounded piece of work, idempotent and resumable; counts for the row of the run.
         deletes: It deletes, and in a dry run tells what would go instead.
+        takes: The names of its arguments; None lets any pass.
     """
 
     name: str
@@ -88,11 +89,25 @@ class Job:
     every_s: float | None = None
     cron: str | None = None
     deletes: bool = False
+    takes: tuple[str, ...] | None = None
 
     @property
     def task(self) -> str:
         """The name of its Celery task."""
         return f"penstock.maintain.{self.name}"
+
+    def check(self, arguments: object) -> None:
+        """
+        See whether it takes these arguments: a key file whose name is misspelt would leave backups open for all to read.
+
+        Raises:
+            ConfigurationError: It does not.
+        """
+        if not isinstance(arguments, Mapping):
+            raise ConfigurationError(f"{self.name}: the arguments of a job are a JSON object")
+        if self.takes is not None and (unknown := sorted(arguments.keys() - set(self.takes))):
+            known = f"it takes {', '.join(self.takes)}" if self.takes else "it takes none"
+            raise ConfigurationError(f"{self.name} has no argument {', '.join(unknown)}: {known}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +155,7 @@ def run_job(
                 settings, registry, connection, now() if now else _clock(connection), is_dry_run, arguments or {}, progress
             )
             try:
+                job.check(work.arguments)
                 counts = job.run(work)
             except BaseException as exc:
                 # Where this run's connection is lost this fails too, and the next run says that this one died.

@@ -122,6 +122,7 @@ def _changed(row: Row | None, name: str, given: dict[str, Any], defaults: dict[s
     Raises:
         ConfigurationError: It makes no sense.
     """
+    from penstock_worker.maintenance.jobs import all_jobs
     from penstock_worker.maintenance.schedule.decide import JOB_TASKS, timing_of, trouble_of
     from penstock_worker.store.schedule import Row
 
@@ -139,6 +140,9 @@ def _changed(row: Row | None, name: str, given: dict[str, Any], defaults: dict[s
     changed = replace(row, **given, seed=None if row.is_own else {})
     timing_of(changed).check()
     job_tasks = {default.task for default in defaults.values()}
+    job = all_jobs(load_settings()).get(changed.task.removeprefix(JOB_TASKS)) if changed.task.startswith(JOB_TASKS) else None
+    if job is not None:
+        job.check(changed.arguments)
     if why := trouble_of(changed, lambda task: task in job_tasks or not task.startswith(JOB_TASKS)):
         raise ConfigurationError(why)
     return changed
