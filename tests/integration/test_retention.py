@@ -467,6 +467,25 @@ def test_a_month_with_a_row_on_hold_loses_its_other_rows_and_goes_when_it_is_rel
     assert house.run("lab.reading=90d", now=later) == {"dropped": ["lab.readings_y2031m02"]}
 
 
+def test_months_are_searched_for_rows_on_hold_once_a_pass(house: House):
+    now = datetime(2031, 5, 10, tzinfo=UTC)
+    make_months(house, now)
+    held, later = datetime(2031, 2, 3, tzinfo=UTC), now + timedelta(days=60)
+    house.hold(type="lab.reading", key=["00000000-0000-0000-0000-000000000002", held.isoformat()])
+    settings = Settings(database_url=house.url, retention_work_share=1.0, retention_rest_s=3600)
+    registry = REGISTRY.with_retention({"lab.reading": timedelta(days=90)})
+
+    def run(minutes: int) -> int:
+        put_reading(house, held, 100 + minutes)
+        at = later + timedelta(minutes=minutes)
+        done = run_job(JOB, settings, registry, started_by="test", now=lambda: at)
+        house.query("UPDATE penstock.maintenance_runs SET ended_at = %s WHERE ended_at < %s RETURNING 1", at, now)
+        return int(done.counts.get("deleted", {}).get("lab.reading", 0))
+
+    put_reading(house, held, 2)
+    assert [run(minutes) for minutes in (0, 59, 61)] == [1, 0, 2]
+
+
 def test_a_month_is_left_where_its_table_is_in_use(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("penstock_worker.store.retention.months.PAUSE_S", 0.0)
     monkeypatch.setattr("penstock_worker.store.retention.months.TRIES", 2)

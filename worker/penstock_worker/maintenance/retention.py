@@ -23,7 +23,7 @@ from penstock_worker.maintenance.job import Work
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.retention.figures import TypePlan, plan_of
-from penstock_worker.store.retention.months import drop_month, holds_rows, months_to_drop, partition_table
+from penstock_worker.store.retention.months import drop_month, holds_rows, may_be_held, months_to_drop, partition_table
 from penstock_worker.store.retention.pace import OutOfTime, Pace
 from penstock_worker.store.retention.rows import Purge, roughly_pages_of
 from penstock_worker.store.retention.rules import Rules, table_of
@@ -94,6 +94,8 @@ class _Run:
     #: Where the next run goes on: the type and the page.
     next: dict[str, Any] = field(default_factory=dict)
     has_changed: bool = False
+    #: Whether it begins a pass, and does not go on with one.
+    _begins: bool = False
     #: Tables that were gone through to their end.
     tables: int = 0
     purge: Purge = field(init=False)
@@ -107,6 +109,7 @@ class _Run:
         """Pass over everything, or over what is left from where the last run stopped; None: the tables rest."""
         before = self._changes()
         self.next = left_off or {}
+        self._begins = left_off == _FROM_THE_BEGINNING
         try:
             for record in self._types(is_append_only=True):
                 self._guard(record, self._drop_months)
@@ -143,6 +146,8 @@ class _Run:
 
     def _drop_months(self, record: RecordType) -> None:
         connection, registry = self.work.connection, self.work.registry
+        if not self._begins and may_be_held(connection, record):
+            return  # to look for what is on hold reads whole months: once a pass
         for month in months_to_drop(connection, record, self.work.now):
             if drop_month(connection, registry, record, month, self.pace.sleep):
                 self.dropped.append(f"{record.declaration.schema}.{month.name}")

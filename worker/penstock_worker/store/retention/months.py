@@ -20,7 +20,7 @@ from penstock_worker.store.legal_holds import keep_holds, may_concern, on_hold
 from penstock_worker.store.months import kept_months
 from penstock_worker.store.partitions import Partition, list_partitions
 
-__all__ = ["drop_month", "holds_rows", "months_to_drop", "partition_table"]
+__all__ = ["drop_month", "holds_rows", "may_be_held", "months_to_drop", "partition_table"]
 
 #: To drop a month locks its whole table, and all writers wait behind who waits for a lock.
 _LOCK_TIMEOUT_MS = 100
@@ -39,9 +39,14 @@ def partition_table(record: RecordType, month: Partition) -> sql.Identifier:
     return sql.Identifier(record.declaration.schema, month.name)
 
 
+def may_be_held(connection: Connection, record: RecordType) -> bool:
+    """Whether a hold may concern rows of a type."""
+    return bool(_holds(connection, record))
+
+
 def holds_rows(connection: Connection, registry: Registry, record: RecordType, month: Partition) -> bool:
     """Whether a row of a month is on hold. Where a hold may concern it, all of it may have to be read."""
-    if not _holds(connection, record):
+    if not may_be_held(connection, record):
         return False
     with connection.transaction():
         connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on")
