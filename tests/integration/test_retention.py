@@ -334,6 +334,16 @@ def test_a_table_that_is_locked_stops_no_other_one(house: House):
     assert house.run("lab.pair=30d") == {"deleted": {"lab.pair": 1}}
 
 
+def test_a_type_whose_childrens_table_is_still_to_be_made_stops_no_other_one(house: House):
+    house.connection.execute("DROP TABLE lab.remarks")
+    house.put("pairs", pair(1, 31))
+    house.put("sites", {"site_id": "s", "age": 1})
+    house.put("notes", {"number": 1, "site_id": "s", "age": 1})
+    counts = house.run("lab.pair=30d, lab.note=30d")
+    assert (counts["deleted"], list(counts["left"])) == ({"lab.pair": 1}, ["lab.note"])
+    assert counts["left"]["lab.note"].endswith('relation "lab.remarks" does not exist): run `penstock migrate up`')
+
+
 def test_a_table_that_is_none_of_ours_keeps_its_rows_and_stops_no_other_one(house: House):
     house.put("marks", {"mark_id": "m", "age": 40})
     house.put("pairs", pair(1, 40))

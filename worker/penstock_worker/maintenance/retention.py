@@ -186,6 +186,8 @@ class _Run:
             work(record)
         except psycopg.errors.LockNotAvailable:
             self.left[record.name] = "its table is in use"
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName) as exc:
+            self.left[record.name] = f"the database is not migrated ({str(exc).splitlines()[0]}): run `penstock migrate up`"
         except psycopg.errors.ForeignKeyViolation as exc:
             # Of a table that is none of ours: of our own, who would refer to it waits for the row's lock.
             self.left[record.name] = f"another table refers to it: {str(exc).splitlines()[0]}"
