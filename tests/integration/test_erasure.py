@@ -355,6 +355,7 @@ def test_letters_go_by_subject_by_key_and_by_parent(registrar):
 
     assert before_and_after(registrar, "ada")["penstock.dead_letters"] == (4, 0)
     assert len(registrar.query("SELECT 1 FROM penstock.dead_letters")) == 2
+    assert registrar.outcomes() == {"stored": 2, "fenced": 4, "dead": 2}
 
 
 def test_of_a_whole_message_only_the_persons_events_are_cut(registrar):

@@ -22,6 +22,7 @@ from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.dead_letters import Letter
+from penstock_worker.store.ledger import Entry, merge_entries, record_entries
 from penstock_worker.store.letter_filter import LetterFilter
 from penstock_worker.store.privacy.erased import ERASED
 from penstock_worker.store.privacy.fences import KINDS, Fences, forms_of, subject_of
@@ -190,12 +191,20 @@ def erase_letters(
             # What has been cut is of no further interest.
             if is_meant and one is not None and (part.span is None or not one.data.keys() <= set(one.record.key))
         ]
-        gone = [part.letter.id for part, _ in meant if part.span is None]
-        connection.execute("DELETE FROM penstock.dead_letters WHERE id = ANY (%s)", [gone])
+        _delete(connection, [part.letter.id for part, _ in meant if part.span is None])
         _cut(connection, ((part, one) for part, one in meant if part.span is not None))
         erased += len(meant)
         tell(len(page))
     return erased
+
+
+def _delete(connection: Connection, letters: Sequence[UUID]) -> None:
+    """The ledger says then how their events ended: as dead or held they would lack a letter."""
+    query = "DELETE FROM penstock.dead_letters WHERE id = ANY (%s) RETURNING epoch, seq"
+    with connection.transaction():
+        gone = cast("list[tuple[UUID | None, int]]", connection.execute(query, [letters]).fetchall())
+        entries = (Entry(epoch, "fenced", None, seq, seq) for epoch, seq in gone if epoch is not None)
+        record_entries(connection, merge_entries(entries))
 
 
 def _cut(connection: Connection, parts: Iterable[tuple[_Part, Said]]) -> None:
