@@ -23,6 +23,9 @@ _REMEDY = (
     "in which folder they are"
 )
 
+#: As ingest's connections have it. pg_dump waits for most of its time: without, for two hours for a server that is gone.
+_KEEPALIVES = {"keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
+
 
 @dataclass(frozen=True, slots=True)
 class Programs:
@@ -81,7 +84,7 @@ def as_words(url: str) -> tuple[str, dict[str, str]]:
     environment = {**os.environ, "LC_ALL": "C", "PGAPPNAME": "penstock backup"}
     if password := parts.pop("password", None):
         environment["PGPASSWORD"] = str(password)
-    return make_conninfo("", **parts), environment
+    return make_conninfo("", **_KEEPALIVES | parts), environment
 
 
 def _usual_folders() -> Iterator[Path]:
