@@ -87,6 +87,7 @@ def test_mistakes_are_one_line(ward: Ward) -> None:
         (["restore", SESSION, "nobody"], "there is no translation.session nobody, or it was deleted"),
         (["restore", SESSION], "the key of translation.session is session_id: give 1, not 0"),
         (["restore", "nobody", "s1"], "there is no type 'nobody'; "),
+        (["list", "--type", "translation.sesion"], "'translation.sesion' is no type with a lifecycle; there are "),
     ):
         done = recovery(ward, *words)
         assert (done.returncode, done.stdout) == (2, "")

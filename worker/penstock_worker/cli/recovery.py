@@ -56,8 +56,12 @@ def list_recoveries(
     """List incomplete records, in the order in which they were found."""
     from penstock_worker.store.queries import open_reader
     from penstock_worker.store.recovery import find_incomplete
+    from penstock_worker.store.recovery.rules import rules_of
 
-    with open_reader(load_settings()) as reader:
+    settings = load_settings()
+    if type is not None and type not in (known := rules_of(load_registry(settings.records), settings.recovery)):
+        raise ConfigurationError(f"{type!r} is no type with a lifecycle; there are {', '.join(known)}")
+    with open_reader(settings) as reader:
         found = find_incomplete(reader, type=type, with_ended=with_ended, after=after, limit=limit)
     if as_json:
         print_json({"recoveries": [asdict(recovery) for recovery in found]})
