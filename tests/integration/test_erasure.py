@@ -155,6 +155,27 @@ def test_what_is_newer_than_the_fence_survives(registrar):
     assert [key for key, _ in registrar.left("translation.session")] == ["s2"]
 
 
+def test_children_of_an_old_life_go_although_their_parent_has_begun_a_new_one(registrar):
+    """As when an erasure was stopped behind its fence, and is finished later."""
+    old, new = str(uuid4()), str(uuid4())
+    registrar.write(
+        event("lab.thread", {"thread_id": 1, "owner": "ada", "title": "old"}),
+        event("lab.post", {"post_id": old, "thread_id": 1, "text": "secret"}),
+        event("lab.reply", {"reply_id": "r1", "post_id": old, "text": "secret"}),
+    )
+    version = set_fences(registrar.connection, "ada", -10_000_000)
+    registrar.write(
+        event("lab.thread", {"thread_id": 1, "owner": "ada", "title": "new"}, version + 1),
+        event("lab.post", {"post_id": new, "thread_id": 1, "text": "new"}, version + 1),
+    )
+
+    with connect_with(registrar.settings)() as connection:
+        erase.erase_fenced(Eraser(connection, REGISTRY), registrar.settings)
+    assert registrar.left("lab.thread") == [("1", {"owner": "ada", "title": "new"})]
+    assert [key for key, content in registrar.left("lab.post") if "text" in content] == [new]
+    assert [key for key, content in registrar.left("lab.reply") if "text" in content] == []
+
+
 def now_us(registrar: Registrar) -> int:
     ((now,),) = registrar.query("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
     return int(now)

@@ -7,13 +7,15 @@ was stopped is finished by asking for it again, and beat finishes one that nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import cast
 
 from psycopg import sql
 
+from penstock_schemas.column import Kind
+from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError, PersonOnHold
 from penstock_worker.settings import Settings
@@ -84,10 +86,7 @@ def erase_person(
         eraser = Eraser(connection, registry, tell)
         for record in registry.values():
             if subject_of(record):
-                condition = sql.SQL("{} AND NOT {} AND NOT {}").format(
-                    subject_is(record, forms), above_fence(record, version), _is_done(record.declaration.append_only, version)
-                )
-                eraser.erase(record, condition, version)
+                _erase_old_life(eraser, record, forms, version)
         note_unemptied(connection, registry)
         sweep(eraser, settings.batch_time_limit_s)
         erase_letters(connection, known_fences(connection), registry)
@@ -125,12 +124,7 @@ def erase_fenced(eraser: Eraser, settings: Settings) -> dict[str, int]:
         for names in _names(connection, query):
             found |= fences.versions(kind, names)
         for name, version in found.items():
-            condition = sql.SQL("{} AND NOT {} AND NOT {}").format(
-                subject_is(record, {kind: name}),
-                above_fence(record, version),
-                _is_done(record.declaration.append_only, version),
-            )
-            rows = eraser.erase(record, condition, version)
+            rows = _erase_old_life(eraser, record, {kind: name}, version)
             if rows:
                 erased[record.name] = erased.get(record.name, 0) + rows
     note_unemptied(connection, eraser.registry)
@@ -192,6 +186,14 @@ def alone(connection: Connection, *, is_required: bool = True) -> Iterator[bool]
     finally:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s, 1)", [LOCK])
+
+
+def _erase_old_life(eraser: Eraser, record: RecordType, forms: Mapping[Kind, str], version: int) -> int:
+    """Erase the rows of a type that name a person; of the new life's nothing but the children that are older than that."""
+    is_persons, is_new = subject_is(record, forms), above_fence(record, version)
+    eraser.note_parents(record, sql.SQL("{} AND {}").format(is_persons, is_new), version)
+    is_done = _is_done(record.declaration.append_only, version)
+    return eraser.erase(record, sql.SQL("{} AND NOT {} AND NOT {}").format(is_persons, is_new, is_done), version)
 
 
 def _is_done(time: str | None, version: int) -> sql.Composable:

@@ -84,6 +84,16 @@ class Eraser:
             self.tell(done)
         return erased
 
+    def note_parents(self, record: RecordType, condition: sql.Composable, version: int) -> None:
+        """Have children up to a version emptied below rows `r` that stay as they are, but those on hold."""
+        if self.has_children(record):
+            query = sql.SQL(
+                "INSERT INTO penstock.erased_parents (type, key, version)"
+                " SELECT {}, r.{}::text, {} FROM {} AS r WHERE {} AND NOT {}"
+            )
+            key, held = sql.Identifier(record.key[0]), on_hold(self.registry, record)
+            self.connection.execute(query.format(record.name, key, version, table_of(record), condition, held))
+
     def has_children(self, record: RecordType) -> bool:
         """Whether a type is another one's parent."""
         parents = (other.declaration.parent for other in self.registry.values())
