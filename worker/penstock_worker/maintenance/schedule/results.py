@@ -41,8 +41,14 @@ def result_of(state: str, returned: object, seconds: float) -> dict[str, Any]:
         return {name: returned[name] for name in _TOLD if returned[name] is not None}
     result: dict[str, Any] = {"state": {"SUCCESS": "done", "FAILURE": "failed"}.get(state, state.lower())}
     if isinstance(returned, BaseException):
-        result["error"] = " ".join(f"{type(returned).__name__}: {returned}".split())[:500]
+        result["error"] = _line_of(returned)
     return {**result, "seconds": round(seconds, 3)}
+
+
+def _line_of(error: BaseException) -> str:
+    """NUL and half a surrogate pair are in strings of Python, and in no text of PostgreSQL."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return line.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _begin(task: Any, **_kwargs: Any) -> None:
