@@ -477,6 +477,30 @@ def test_a_month_with_a_row_on_hold_loses_its_other_rows_and_goes_when_it_is_rel
     assert house.run("lab.reading=90d", now=later) == {"dropped": ["lab.readings_y2031m02"]}
 
 
+def test_a_hold_that_is_placed_while_a_month_is_read_keeps_it(house: House):
+    now = datetime(2031, 5, 10, tzinfo=UTC)
+    make_months(house, now)
+    held, later = datetime(2031, 2, 3, tzinfo=UTC), now + timedelta(days=30)
+    for number in (1, 2):
+        put_reading(house, held, number)
+
+    class Meanwhile(psycopg.Connection[tuple[object, ...]]):
+        """The purge's: it has found no row on hold, and is about to drop the month."""
+
+        is_over = False
+
+        def execute(self, query: Any, *values: Any, **options: Any) -> Any:
+            if query == "LOCK TABLE penstock.legal_holds IN SHARE MODE" and not self.is_over:
+                self.is_over = True
+                house.hold(type="lab.reading", key=["00000000-0000-0000-0000-000000000002", held.isoformat()])
+            return super().execute(query, *values, **options)
+
+    with Meanwhile.connect(house.url, autocommit=True, options="-c timezone=UTC") as connection:
+        work = Work(Settings(database_url=house.url, retention_work_share=1.0), REGISTRY, connection, later)
+        assert purge(work) | dict.fromkeys(FIGURES) == {"deleted": {"lab.reading": 1}} | dict.fromkeys(FIGURES)
+    assert [str(row["id"])[-1] for row in house.query("SELECT id FROM lab.readings")] == ["2"]
+
+
 def test_months_are_searched_for_rows_on_hold_once_a_pass(house: House):
     now = datetime(2031, 5, 10, tzinfo=UTC)
     make_months(house, now)
