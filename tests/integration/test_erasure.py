@@ -379,6 +379,21 @@ def test_letters_go_by_subject_by_key_and_by_parent(registrar):
     assert registrar.outcomes() == {"stored": 2, "fenced": 4, "dead": 2}
 
 
+def test_a_row_goes_of_which_only_a_letter_tells_whose_it_was(registrar):
+    """What named the person could not be stored; its children could, and what said more of it."""
+    registrar.write(
+        session("s1", total_tasks="many"), task("t1", "s1", source_text="secret"), session("s1", None, metadata={"a": 1})
+    )
+    registrar.write(session("s2", "bob", total_tasks="many"), task("t2", "s2", source_text="kept"))
+    # A letter of the person about a row that is somebody else's.
+    registrar.write(session("s3", "bob"), session("s3", total_tasks="many"))
+
+    registrar.erase("ada")
+    assert [key for key, _ in registrar.left("translation.session")] == ["s3"]
+    assert [key for key, _ in registrar.left("translation.task")] == ["t2"]
+    assert registrar.write(task("t3", "s1", source_text="secret")) == {"fenced": 1}
+
+
 def test_of_a_whole_message_only_the_persons_events_are_cut(registrar):
     message = registrar.message(
         session("s1", metadata={"pi": 3.14159265358979323846}), session("s2", "bob", metadata={"n": 1.50}), v=2

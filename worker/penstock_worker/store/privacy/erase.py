@@ -7,6 +7,7 @@ was stopped is finished by asking for it again, and beat finishes one that nobod
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -25,7 +26,7 @@ from penstock_worker.store.privacy.barrier import LOCK, wait_for_batches
 from penstock_worker.store.privacy.children import note_unemptied
 from penstock_worker.store.privacy.fences import Fences, forms_of, set_fences, subject_is, subject_of
 from penstock_worker.store.privacy.kept import table_of
-from penstock_worker.store.privacy.letters import erase_letters
+from penstock_worker.store.privacy.letters import erase_letters, erased_keys
 from penstock_worker.store.privacy.person import check_tables
 from penstock_worker.store.privacy.report import Proof
 from penstock_worker.store.privacy.sweep import sweep
@@ -87,9 +88,11 @@ def erase_person(
         for record in registry.values():
             if subject_of(record):
                 _erase_old_life(eraser, record, forms, version)
+        fences = known_fences(connection)
+        _erase_named_in_letters(eraser, fences)
         note_unemptied(connection, registry)
         sweep(eraser, settings.batch_time_limit_s)
-        erase_letters(connection, known_fences(connection), registry)
+        erase_letters(connection, fences, registry)
         after = report.count_person(connection, registry, forms)
         for name, table in before.items():
             table.after = after[name].before
@@ -127,6 +130,8 @@ def erase_fenced(eraser: Eraser, settings: Settings) -> dict[str, int]:
             rows = _erase_old_life(eraser, record, {kind: name}, version)
             if rows:
                 erased[record.name] = erased.get(record.name, 0) + rows
+    for name, rows in _erase_named_in_letters(eraser, fences).items():
+        erased[name] = erased.get(name, 0) + rows
     note_unemptied(connection, eraser.registry)
     for name, rows in sweep(eraser, settings.batch_time_limit_s).items():
         erased[name] = erased.get(name, 0) + rows
@@ -194,6 +199,33 @@ def _erase_old_life(eraser: Eraser, record: RecordType, forms: Mapping[Kind, str
     eraser.note_parents(record, sql.SQL("{} AND {}").format(is_persons, is_new), version)
     is_done = _is_done(record.declaration.append_only, version)
     return eraser.erase(record, sql.SQL("{} AND NOT {} AND NOT {}").format(is_persons, is_new, is_done), version)
+
+
+def _erase_named_in_letters(eraser: Eraser, fences: Fences) -> dict[str, int]:
+    """
+    Erase the rows of which only a dead letter tells whose they are, be they there because of their children alone.
+
+    A row that names somebody is left: those of the person are erased already.
+    """
+    found: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for record, key, version in erased_keys(eraser.connection, fences, eraser.registry):
+        found[record.name, version].add(key)
+    erased: dict[str, int] = {}
+    for (name, version), keys in found.items():
+        record = eraser.registry[name]
+        column = record.key[0]
+        is_named = sql.SQL("r.{} = ANY ({}::{}[]) AND r.{} IS NULL AND NOT {} AND NOT {}").format(
+            sql.Identifier(column),
+            sorted(keys),
+            sql.SQL(str(record.by_name[column].kind)),
+            sql.Identifier(str(subject_of(record))),
+            above_fence(record, version),
+            erased_already(version),
+        )
+        rows = eraser.erase(record, is_named, version)
+        if rows:
+            erased[name] = erased.get(name, 0) + rows
+    return erased
 
 
 def _is_done(time: str | None, version: int) -> sql.Composable:

@@ -32,7 +32,7 @@ from penstock_worker.store.privacy.spans import event_spans
 from penstock_worker.store.sqlstate import Answer, answer_to
 from penstock_worker.store.stored_letters import BEFORE_ALL, read_page
 
-__all__ = ["Said", "empty_erased", "erase_letters", "erased_among", "persons_letters", "what_it_says"]
+__all__ = ["Said", "empty_erased", "erase_letters", "erased_among", "erased_keys", "persons_letters", "what_it_says"]
 
 #: Letters, and bytes of their payloads, that are looked at together.
 PAGE_LETTERS = 500
@@ -73,13 +73,21 @@ def erased_among(connection: Connection, said: Sequence[Said | None], fences: Fe
     """Which events the fence refuses; those of audit logs it lets through."""
 
     def is_refused(one: Said) -> bool:
-        subject = subject_of(one.record)
-        text = one.text(subject) if subject else None
-        return text is not None and one.version <= fences.version(one.record.by_name[str(subject)].kind, text)
+        return _refused_up_to(one, fences) is not None
 
     erased = sql.SQL("r._deleted_event = {} AND r._deleted_version >= g.version").format(ERASED)
     open_ones = [None if one is None or one.record.declaration.is_audit_log else one for one in said]
     return _among(connection, open_ones, registry, is_refused, lambda _: erased)
+
+
+def _refused_up_to(said: Said, fences: Fences) -> int | None:
+    """Up to which version the person is refused whom an event names; None where it may be stored."""
+    subject = subject_of(said.record)
+    text = said.text(subject) if subject else None
+    if text is None:
+        return None
+    version = fences.version(said.record.by_name[str(subject)].kind, text)
+    return version if said.version <= version else None
 
 
 def _persons_among(
@@ -169,6 +177,24 @@ def persons_letters(connection: Connection, forms: Mapping[Kind, str], registry:
         said = [what_it_says(part.payload, registry) for part in parts]
         chosen = zip(parts, _persons_among(connection, said, forms, registry), strict=True)
         yield from (PersonsLetter(part.letter, part.payload) for part, is_meant in chosen if is_meant)
+
+
+def erased_keys(connection: Connection, fences: Fences, registry: Registry) -> Iterator[tuple[RecordType, str, int]]:
+    """
+    The rows that letters call an erased person's, with the version up to which: children may hang below them all the same.
+
+    Rows of types with a key of one column, which may have children.
+    """
+    for page in _pages(connection):
+        came = _when_they_came(connection, page)
+        for letter in page:
+            for part in _parts(letter):
+                said = _as_it_came(what_it_says(part.payload, registry), came.get(letter.id, 0))
+                if said is None or len(said.record.key) > 1:
+                    continue
+                key, version = said.text(said.record.key[0]), _refused_up_to(said, fences)
+                if key is not None and version is not None:
+                    yield said.record, key, version
 
 
 def erase_letters(
