@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -131,6 +132,20 @@ def test_the_command_writes_a_file_that_nobody_else_may_read(registrar, tmp_path
         "SELECT action, who, why, report -> 'counts' -> 'translation.session', ended_at IS NOT NULL FROM penstock.privacy_log"
     )
     assert entries == [("export", "Grace", "ticket 8", 1, True)]
+
+
+def test_a_pipe_or_device_is_written_to_and_stays_one(registrar, tmp_path):
+    registrar.write(session("s1"))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run(registrar, "ada", "--who", "Grace", "--why", "ticket 8", "--output", str(pipe)).returncode == 0
+
+        assert pipe.is_fifo()
+        assert json.loads(os.read(reader, 60_000))["counts"]["translation.session"] == 1
+    finally:
+        os.close(reader)
 
 
 def test_the_command_wants_to_know_who_and_why(registrar):

@@ -55,6 +55,10 @@ def _opened(output: Path | None) -> Iterator[Callable[[str], object]]:
         yield sys.stdout.write
         sys.stdout.flush()
         return
+    if output.exists() and not output.is_file():  # a device or a pipe, whose place a file would take
+        with output.open("w") as file:
+            yield file.write
+        return
     part = output.with_name(f".{output.name}.part")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
