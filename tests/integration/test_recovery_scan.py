@@ -260,6 +260,16 @@ def test_a_held_letter_whose_key_nobody_can_store_fails_no_scan(ward: Ward) -> N
     assert ward.scan(minutes(1))["waits"] == {"held letters may be about any of them": [SESSION]}
 
 
+def test_who_was_heard_of_in_a_held_letter_is_not_given_up(ward: Ward) -> None:
+    for name in ("s1", "other"):
+        ward.session(name)
+    ward.scan(minutes(31))
+    assert ward.office.write(event(TASK, {"task_id": "t1", "session_id": "s1"}, 2**52)) == {"held": 1}
+    ward.query("UPDATE penstock.dead_letters SET at = %s", ward.start + DAY)
+    ward.scan(DAY + minutes(1))
+    assert ward.states() == {"other": "interrupted", "s1": "running"}
+
+
 class Watch(Record):
     """Its key is written in many ways, and stored in one."""
 

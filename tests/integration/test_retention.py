@@ -211,6 +211,16 @@ def test_tombstones_go_after_their_days_and_those_of_an_erasure_never(house: Hou
     assert house.keys("pairs") == [3]
 
 
+def test_a_delete_that_its_producer_dated_back_is_remembered_from_when_it_came(house: House):
+    days = [timedelta(days=back) for back in (29, 31)]
+    event = "00000000-0000-0000-0000-000000000002"
+    for number, back in enumerate(days):
+        values = {"_deleted_version": version(300), "_deleted_event": event, "_stored_at": NOW - back}
+        house.put("pairs", {"tenant": "a", "number": number, **values})
+    assert house.run() == {"deleted": {"lab.pair": 1}}
+    assert house.keys("pairs") == [0]
+
+
 def test_an_old_row_whose_delete_must_be_remembered_is_emptied(house: House):
     """It was deleted, came back, and got old: without the delete, what was deleted would come back with a late event."""
     event = "00000000-0000-0000-0000-000000000001"
@@ -457,6 +467,25 @@ def test_a_longer_policy_makes_older_months_and_a_shorter_one_drops_them(house: 
         ]
     dropped = house.run("lab.reading=30d", now=now)["dropped"]
     assert dropped == [f"lab.readings_y{month}" for month in ("2030m12", "2031m01", "2031m02", "2031m03")]
+
+
+def test_what_is_kept_for_ever_takes_years_past_and_loses_them_when_it_is_no_longer(house: House):
+    now = datetime(2031, 5, 10, tzinfo=UTC)
+    for name in months(house):
+        house.connection.execute(f"DROP TABLE lab.{name}".encode())
+    for_ever = REGISTRY.with_retention({"lab.reading": None})["lab.reading"]
+    with psycopg.connect(house.url, autocommit=True) as connection:
+        made = ensure_partitions(connection, for_ever, now)
+        assert (made[0], made[-1]) == ("readings_y2030m05", "readings_past")
+        assert ensure_partitions(connection, for_ever, now) == []
+        put_reading(house, datetime(1999, 1, 1, tzinfo=UTC), 1)
+        put_reading(house, datetime(2030, 4, 30, 23, tzinfo=UTC), 2)
+        shorter = REGISTRY.with_retention({"lab.reading": timedelta(days=400)})["lab.reading"]
+        assert ensure_partitions(connection, shorter, now) == []  # the past has the months before
+    assert house.run("lab.reading=400d", now=now) == {"deleted": {"lab.reading": 1}}
+    assert house.query("SELECT extract(year FROM at)::int AS year FROM lab.readings") == [{"year": 2030}]
+    later = house.run("lab.reading=400d", now=datetime(2031, 8, 1, tzinfo=UTC))
+    assert later["dropped"][0] == "lab.readings_past"
 
 
 def test_a_month_with_a_row_on_hold_loses_its_other_rows_and_goes_when_it_is_released(house: House):
