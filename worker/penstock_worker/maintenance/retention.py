@@ -22,6 +22,8 @@ from penstock_worker.letters.old import LettersDue, discard_old, letters_due
 from penstock_worker.maintenance.job import Work
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.months import kept_months
+from penstock_worker.store.partitions import list_partitions
 from penstock_worker.store.retention.figures import TypePlan, plan_of
 from penstock_worker.store.retention.months import drop_month, holds_rows, may_be_held, months_to_drop, partition_table
 from penstock_worker.store.retention.pace import OutOfTime, Pace
@@ -155,6 +157,15 @@ class _Run:
                 self.purge.sweep_month(record, partition_table(record, month))
             else:
                 self.left[record.name] = "its table is in use"
+        if self._begins:
+            self._sweep_past(record)
+
+    def _sweep_past(self, record: RecordType) -> None:
+        """A type that was kept for ever has one partition of all times past: what is due of it goes row by row."""
+        begin, _ = kept_months(record, self.work.now)
+        for part in list_partitions(self.work.connection, record):
+            if begin is not None and part.begin is None and begin < part.end:
+                self.purge.sweep_month(record, partition_table(record, part), begin)
 
     def _discard_letters(self) -> None:
         for letters in discard_old(self.work.connection, self.work.settings, self.work.now, self.pace):

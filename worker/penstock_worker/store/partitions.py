@@ -1,4 +1,8 @@
-"""Monthly partitions of append-only tables, made ahead. Old ones are dropped by retention."""
+"""
+Monthly partitions of append-only tables, made ahead. Old ones are dropped by retention.
+
+Where rows are kept for ever, one more partition takes all that is older than the first month: a backfill of years past.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,14 @@ _LOCK = 0x70656E73746F
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One month of a table: its rows are from `begin` on and before `end`; -1 rows: PostgreSQL has not counted them yet."""
+    """
+    One month of a table: its rows are from `begin` on and before `end`; -1 rows: PostgreSQL has not counted them yet.
+
+    Without `begin` it is no month, but all that was before `end`.
+    """
 
     name: str
-    begin: datetime
+    begin: datetime | None
     end: datetime
     rows: int
     bytes: int
@@ -31,7 +39,11 @@ class Partition:
 
 def partition_name(record: RecordType, month: datetime) -> str:
     """`metrics_y2026m11`; of a long name the table is cut, with a hash to tell it from others, and the month kept whole."""
-    table, suffix = record.declaration.table_name, f"_y{month.year:04d}m{month.month:02d}"
+    return _name(record, f"_y{month.year:04d}m{month.month:02d}")
+
+
+def _name(record: RecordType, suffix: str) -> str:
+    table = record.declaration.table_name
     if len(table) + len(suffix) > 63:
         table = f"{table[: 54 - len(suffix)]}_{zlib.crc32(table.encode()):08x}"
     return table + suffix
@@ -54,8 +66,12 @@ def ensure_partitions(connection: Connection, record: RecordType, now: datetime 
     """
     if record.declaration.append_only is None:
         return []
-    months = _months(record, now or datetime.now(UTC))
-    return [partition_name(record, month) for month in months if _ensure(connection, record, month)]
+    past = next((part.end for part in list_partitions(connection, record) if part.begin is None), None)
+    months = [month for month in _months(record, now or datetime.now(UTC)) if past is None or past <= month]
+    made = [partition_name(record, month) for month in months if _ensure(connection, record, month)]
+    if record.declaration.retention is None and past is None:
+        made += _ensure_past(connection, record)
+    return made
 
 
 def list_partitions(connection: Connection, record: RecordType) -> list[Partition]:
@@ -67,7 +83,7 @@ def list_partitions(connection: Connection, record: RecordType) -> list[Partitio
                      regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\)') AS begins,
                      regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)') AS ends
               FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass(%s)) AS found
-        WHERE begins IS NOT NULL AND ends IS NOT NULL ORDER BY 3
+        WHERE ends IS NOT NULL ORDER BY 3
         """,
         [f"{quote(record.declaration.schema)}.{quote(record.declaration.table_name)}"],
     )
@@ -75,15 +91,30 @@ def list_partitions(connection: Connection, record: RecordType) -> list[Partitio
 
 
 def _ensure(connection: Connection, record: RecordType, month: datetime) -> bool:
-    """A transaction a month: many at once would keep the table locked for long."""
-    schema, name = record.declaration.schema, partition_name(record, month)
+    return _make(connection, record, partition_name(record, month), f"'{month.isoformat()}'", months_later(month, 1))
+
+
+def _ensure_past(connection: Connection, record: RecordType) -> list[str]:
+    name, months = _name(record, "_past"), list_partitions(connection, record)
+    return [name] if months and months[0].begin and _make(connection, record, name, "MINVALUE", months[0].begin) else []
+
+
+def _make(connection: Connection, record: RecordType, name: str, begin: str, end: datetime) -> bool:
+    """A transaction a partition: many at once would keep the table locked for long."""
+    schema = record.declaration.schema
     if _exists(connection, schema, name):
         return False
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        if not _exists(connection, schema, record.declaration.table_name):
+        if not _exists(connection, schema, record.declaration.table_name) or _exists(connection, schema, name):
             return False
-        return _create(connection, record, month)
+        # It locks the whole table: behind a long query it would wait, and all writers behind it.
+        connection.execute("SET LOCAL lock_timeout = '2s'")
+        connection.execute(
+            f"CREATE TABLE {quote(schema)}.{quote(name)} PARTITION OF {quote(schema)}.{quote(record.declaration.table_name)} "
+            f"FOR VALUES FROM ({begin}) TO ('{end.isoformat()}')"
+        )
+    return True
 
 
 def _months(record: RecordType, now: datetime) -> Iterator[datetime]:
@@ -92,20 +123,6 @@ def _months(record: RecordType, now: datetime) -> Iterator[datetime]:
     while month < end:
         yield month
         month = months_later(month, 1)
-
-
-def _create(connection: Connection, record: RecordType, month: datetime) -> bool:
-    schema, table = record.declaration.schema, record.declaration.table_name
-    name = partition_name(record, month)
-    if _exists(connection, schema, name):
-        return False
-    # It locks the whole table: behind a long query it would wait, and all writers behind it.
-    connection.execute("SET LOCAL lock_timeout = '2s'")
-    connection.execute(
-        f"CREATE TABLE {quote(schema)}.{quote(name)} PARTITION OF {quote(schema)}.{quote(table)} "
-        f"FOR VALUES FROM ('{month.isoformat()}') TO ('{months_later(month, 1).isoformat()}')"
-    )
-    return True
 
 
 def _exists(connection: Connection, schema: str, table: str) -> bool:

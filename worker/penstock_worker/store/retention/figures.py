@@ -27,10 +27,10 @@ PAGES_READ = 4_096
 
 @dataclass(frozen=True, slots=True)
 class MonthDue:
-    """A month that is out of the window; `rows` is PostgreSQL's estimate, None where it has none yet."""
+    """A month that is out of the window; without `begin` all before. `rows` is PostgreSQL's estimate, None before its first."""
 
     name: str
-    begin: datetime
+    begin: datetime | None
     end: datetime
     rows: int | None
     bytes: int

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from psycopg import sql
@@ -87,14 +88,18 @@ class Purge:
             yield page
             self.pace.check()
 
-    def sweep_month(self, record: RecordType, partition: sql.Identifier) -> None:
+    def sweep_month(self, record: RecordType, partition: sql.Identifier, until: datetime | None = None) -> None:
         """
-        Delete the rows of an append-only type's partition that are not on hold.
+        Delete the rows of an append-only type's partition that are not on hold; those before `until`, or all.
 
         Raises:
             OutOfTime: Do it again.
         """
-        free = sql.SQL("NOT {}").format(on_hold(self.rules.registry, record))
+        free: sql.Composable = sql.SQL("NOT {}").format(on_hold(self.rules.registry, record))
+        if until is not None:
+            free = sql.SQL("r.{} < {} AND {}").format(
+                sql.Identifier(str(record.declaration.append_only)), sql.Literal(until), free
+            )
         delete = _delete(partition, free)
         page, last = 0, pages_of(self.connection, partition)
         while page < last:
