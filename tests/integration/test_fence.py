@@ -219,6 +219,21 @@ def test_what_cannot_be_read_leaves_no_letter(registrar):
     assert registrar.query("SELECT count(*) FROM penstock.dead_letters") == [(1,)]
 
 
+def test_what_no_column_holds_stops_neither_a_batch_nor_an_erasure(registrar):
+    wrong = [
+        session("s\0", "bob"),
+        task("t1", "s\0"),
+        session("s1", "bo\0b"),
+        session("s2", "bob", -(10**30)),
+        session("s3", "bob", 10**300),
+    ]
+    assert registrar.write(*wrong) == {"dead": 5}
+    fence(registrar, "ada")
+
+    assert registrar.write(*wrong, session("s4", "bob")) == {"dead": 5, "stored": 1}
+    assert registrar.erase("ada").is_complete
+
+
 def test_what_cannot_be_written_leaves_no_letter(registrar):
     """Its table is not there, or PostgreSQL refuses what names nobody itself."""
     fence(registrar, "ada")

@@ -51,7 +51,9 @@ class Said(NamedTuple):
         kind, value = self.record.by_name[name].kind, self.data.get(name)
         if kind not in KINDS or not isinstance(value, str | int) or isinstance(value, bool):
             return None
-        return forms_of(str(value)).get(kind)
+        text = str(value)
+        # No column holds it, and no query takes it.
+        return None if "\0" in text else forms_of(text).get(kind)
 
 
 def what_it_says(payload: bytes, registry: Registry) -> Said | None:
@@ -87,7 +89,8 @@ def _refused_up_to(said: Said, fences: Fences) -> int | None:
     if text is None:
         return None
     version = fences.version(said.record.by_name[str(subject)].kind, text)
-    return version if said.version <= version else None
+    # An event that is wrong may have a version below that of nobody's fence, -1.
+    return version if version >= 0 and said.version <= version else None
 
 
 def _persons_among(
