@@ -20,6 +20,7 @@ from penstock_worker.settings import Settings
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.recovery import claim, resolve
 from penstock_worker.store.recovery.held import spoken_keys
+from penstock_worker.store.recovery.interrupt import Interruption
 from penstock_worker.store.recovery.listening import Ear
 from penstock_worker.store.recovery.rules import rules_of
 from penstock_worker.store.recovery.search import Search
@@ -333,6 +334,19 @@ def test_who_has_claimed_it_is_given_time_too(ward: Ward) -> None:
     held = ward.scan(DAY + minutes(59))
     assert (held["offered"], ward.states()) == (0, {"s1": "running"})
     assert ward.scan(DAY + minutes(61))["ended"] == {"interrupted": 1}
+
+
+def test_what_comes_after_the_look_is_not_given_up(ward: Ward) -> None:
+    for name in ("s1", "s2", "other"):
+        ward.session(name)
+    ward.scan(minutes(31))
+    ward.age(SESSION, -DAY, session_id="s1")
+    ward.task("t1", "s2")
+    ward.age(TASK, -DAY, task_id="t1")
+    rules = rules_of(ward.registry, "")
+    giving_up = Interruption(ward.connection, ward.registry, rules, ward.start + DAY + minutes(1))
+    assert giving_up.begin(rules[SESSION], (), 10) == 1
+    assert ward.states() == {"other": "interrupted", "s1": "running", "s2": "running"}
 
 
 def test_what_its_holder_stores_takes_no_claim_away(ward: Ward) -> None:

@@ -212,13 +212,11 @@ def test_tombstones_go_after_their_days_and_those_of_an_erasure_never(house: Hou
 
 
 def test_a_delete_that_its_producer_dated_back_is_remembered_from_when_it_came(house: House):
-    days = [timedelta(days=back) for back in (29, 31)]
-    event = "00000000-0000-0000-0000-000000000002"
-    for number, back in enumerate(days):
-        values = {"_deleted_version": version(300), "_deleted_event": event, "_stored_at": NOW - back}
-        house.put("pairs", {"tenant": "a", "number": number, **values})
-    assert house.run() == {"deleted": {"lab.pair": 1}}
-    assert house.keys("pairs") == [0]
+    deleted = {"_deleted_version": version(301), "_deleted_event": "00000000-0000-0000-0000-000000000002"}
+    for number, days in enumerate((29, 31)):
+        house.put("pairs", pair(number, 300) | deleted | {"_stored_at": NOW - timedelta(days=days)})
+    assert house.run("lab.pair=30d") == {"deleted": {"lab.pair": 1}, "emptied": {"lab.pair": 1}}
+    assert house.query("SELECT number, text FROM lab.pairs") == [{"number": 0, "text": None}]
 
 
 def test_an_old_row_whose_delete_must_be_remembered_is_emptied(house: House):
