@@ -100,7 +100,8 @@ class Answers:
     def barrier(self, timeout_s: float) -> bool:
         """Wait until everything accepted so far has ended, dropped or otherwise; raises as `wait` does."""
         last = self._buffer.next_seq - 1
-        return bool(self._await(Want(self._known.ended_below, last), lambda: self._known.has_ended(last), timeout_s))
+        want = Want(self._known.ended_below, last, is_barrier=True)
+        return bool(self._await(want, lambda: self._known.has_ended(last), timeout_s))
 
     def look(self) -> None:
         """

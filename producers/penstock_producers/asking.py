@@ -29,6 +29,7 @@ class Want:
     Numbers that somebody waits for.
 
     Args:
+        is_barrier: It is enough that they have ended, however.
         direct_at: When also those are asked about whose answer comes by itself.
         due_at: When they are asked about.
         pause_s: Until they are asked about again, after "unknown".
@@ -39,6 +40,7 @@ class Want:
     direct_at: float = math.inf
     due_at: float = math.inf
     pause_s: float = _PAUSE_S[0]
+    is_barrier: bool = False
     is_asked: bool = False
 
 
@@ -102,7 +104,8 @@ class Asking:
 
     def _missed(self, want: Want, now: float) -> list[SeqRange]:
         last = want.last if now >= want.direct_at else min(want.last, self._direct_from - 1)
-        return [] if last < want.first else self._known.gaps(want.first, last)
+        first = max(want.first, self._known.ended_below) if want.is_barrier else want.first
+        return [] if last < first else self._known.gaps(first, last)
 
     def hear(self, told: Sequence[SeqRange], now: float) -> None:
         """An answer about these numbers has come."""

@@ -16,6 +16,8 @@ __all__ = ["Known"]
 
 #: Ranges of outcomes remembered; more, and all are forgotten and asked for again.
 _MAX_RANGES = 10_000
+#: Above every number of an event.
+_NEVER = 1 << 48
 
 
 class Known:
@@ -57,5 +59,12 @@ class Known:
     def forget_if_many(self) -> None:
         """Before an answer is taken, so that who waits for it finds it."""
         if len(self._ended) + sum(map(len, self._by_outcome.values())) > _MAX_RANGES:
+            # Who waits for all of them needs no more than this; without it, a mixture of outcomes would be forgotten and asked
+            # for again for ever.
+            self.ended_below = self._first_open()
             self._ended = Ranges()
             self._by_outcome = {}
+
+    def _first_open(self) -> int:
+        gaps = self.gaps(self.ended_below, _NEVER)
+        return next(first for first, last in gaps if not self._has_dropped(first, last))
