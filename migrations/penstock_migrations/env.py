@@ -7,7 +7,7 @@ from typing import Any
 from alembic import context
 
 from penstock_migrations.autogenerate import Comparison
-from penstock_worker.store.tables import OWN_SCHEMA
+from penstock_worker.store.own_schema import OWN_SCHEMA
 
 attributes: dict[str, Any] = context.config.attributes
 comparison: Comparison = attributes["comparison"]

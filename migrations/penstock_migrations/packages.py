@@ -12,7 +12,7 @@ from pathlib import Path
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
-from penstock_worker.store.tables import OWN_SCHEMA
+from penstock_worker.store.own_schema import OWN_SCHEMA
 
 __all__ = ["OWN_PACKAGE", "Package", "find_packages", "parse_locations"]
 

@@ -26,9 +26,10 @@ from penstock_migrations.session import connect, open_connection, patiently
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.own_schema import OWN_SCHEMA
 from penstock_worker.store.partitions import ensure_partitions
 from penstock_worker.store.promotion import promote_all
-from penstock_worker.store.tables import OWN_SCHEMA, metadata_for
+from penstock_worker.store.tables import metadata_for
 from penstock_worker.store.upsert import literal, quote
 
 __all__ = ["Created", "State", "check_migrated", "create", "default_package", "downgrade", "states", "steps", "upgrade"]

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.tables import OWN_SCHEMA
+from penstock_worker.store.own_schema import OWN_SCHEMA
 
 __all__ = ["connect", "open_connection", "patiently"]
 

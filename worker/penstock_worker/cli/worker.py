@@ -40,8 +40,8 @@ def worker(
     """
     Run one Celery worker, which writes events into the database and runs maintenance.
 
-    SIGTERM finishes what runs and gives the rest back. Beside workers `--only ingest`, one or two `--only maintenance` keep long
-    jobs away from the pool children that write events.
+    SIGTERM finishes what runs and gives the rest back. Beside workers `--only ingest`, one or two `--only maintenance` keep
+    long jobs away from the pool children that write events.
     """
     if pool != "prefork":
         raise ConfigurationError(

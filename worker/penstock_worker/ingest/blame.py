@@ -56,4 +56,4 @@ def one_line(exc: Exception) -> str:
 
 def squeezed(text: str) -> str:
     """A text as one line of at most 500 characters."""
-    return " ".join(text.split())[:500]
+    return " ".join(text.split())[:500].rstrip()

@@ -27,6 +27,7 @@ from psycopg.types.json import Jsonb
 
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError, DatabaseAway
+from penstock_worker.ingest.blame import squeezed
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
 from penstock_worker.store.sqlstate import Answer, answer_to
@@ -234,4 +235,4 @@ def _is_away(exc: BaseException) -> bool:
 
 
 def _one_line(exc: BaseException) -> str:
-    return " ".join(f"{type(exc).__name__}: {exc}".split())[:500]
+    return squeezed(f"{type(exc).__name__}: {exc}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-import sqlalchemy as sa
 from psycopg import sql
 
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
-from penstock_worker.store.own_tables import add_own_tables
 
 __all__ = ["PARTS_OF", "NamedTable", "all_tables", "find_table"]
 
-#: The relation that `quoted` names and its partitions, as `relid`; nothing where it is not there. `pg_partition_tree` would wait
-#: for a table that somebody has locked.
+#: The relation that `quoted` names and its partitions, as `relid`; nothing where it is not there. `pg_partition_tree` would
+#: wait for a table that somebody has locked.
 PARTS_OF = """
     (SELECT to_regclass(quoted)::oid AS relid WHERE to_regclass(quoted) IS NOT NULL
      UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(quoted))
@@ -51,6 +49,11 @@ class NamedTable:
 
 def all_tables(registry: Registry) -> list[NamedTable]:
     """Those of record types, parents before their children, then Penstock's own by name."""
+    # Here and not above: workers know the jobs that ask for it, and do without the memory of SQLAlchemy until then.
+    import sqlalchemy as sa
+
+    from penstock_worker.store.own_tables import add_own_tables
+
     metadata = sa.MetaData()
     add_own_tables(metadata)
     own = sorted((str(table.schema), table.name) for table in metadata.tables.values())

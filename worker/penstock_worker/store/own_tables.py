@@ -24,10 +24,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-__all__ = ["OWN_SCHEMA", "add_own_tables"]
+from penstock_worker.store.own_schema import OWN_SCHEMA
 
-#: The PostgreSQL schema of Penstock's own tables.
-OWN_SCHEMA = "penstock"
+__all__ = ["add_own_tables"]
 
 _NOW = sa.text("now()")
 _TEXT, _BIG, _INT, _BOOL, _UUID = sa.Text(), sa.BigInteger(), sa.Integer(), sa.Boolean(), sa.Uuid()

@@ -28,9 +28,9 @@ from penstock_schemas.column import Column, Kind
 from penstock_schemas.declaration import Index
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
-from penstock_worker.store.own_tables import OWN_SCHEMA, add_own_tables
+from penstock_worker.store.own_tables import add_own_tables
 
-__all__ = ["OWN_SCHEMA", "bookkeeping_columns", "metadata_for", "sql_type"]
+__all__ = ["bookkeeping_columns", "metadata_for", "sql_type"]
 
 _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     Kind.TEXT: sa.Text(),

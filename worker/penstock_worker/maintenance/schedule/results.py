@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from celery.signals import task_postrun, task_prerun
 
+from penstock_worker.ingest.blame import squeezed
 from penstock_worker.maintenance.schedule.sender import SCHEDULE_HEADER
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.schedule import note_result
@@ -47,7 +48,7 @@ def result_of(state: str, returned: object, seconds: float) -> dict[str, Any]:
 
 def _line_of(error: BaseException) -> str:
     """NUL and half a surrogate pair are in strings of Python, and in no text of PostgreSQL."""
-    line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    line = squeezed(f"{type(error).__name__}: {error}")
     return line.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 import psycopg
 
 from penstock_worker.errors import BrokerAway
+from penstock_worker.ingest.blame import one_line
 from penstock_worker.maintenance.schedule.decide import REFUSED, Decision, decide, timing_of
 from penstock_worker.maintenance.schedule.sender import RunRefused, Send
 from penstock_worker.store import schedule
@@ -210,4 +211,4 @@ def _pause(now: datetime, decisions: Sequence[tuple[Row, Decision]]) -> float:
 
 
 def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:500] or type(exc).__name__
+    return one_line(exc) or type(exc).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from penstock_worker.store.connection import Connection
-from penstock_worker.store.own_tables import OWN_SCHEMA
+from penstock_worker.store.own_schema import OWN_SCHEMA
 
 __all__ = ["grantees", "migrations", "owners"]
 
