@@ -8,6 +8,7 @@ import psycopg
 
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.store.careful import Refusal
+from penstock_worker.store.foreign_text import storable
 from penstock_worker.store.sqlstate import Answer, answer_to, answer_to_state
 
 __all__ = ["blame", "is_of_table", "log_refusal", "one_line", "squeezed", "verdict_on_table"]
@@ -55,5 +56,5 @@ def one_line(exc: Exception) -> str:
 
 
 def squeezed(text: str) -> str:
-    """A text as one line of at most 500 characters."""
-    return " ".join(text.split())[:500].rstrip()
+    """A text as one line of at most 500 characters, as it can be stored and shown."""
+    return storable(" ".join(text.split()))[:500].rstrip()

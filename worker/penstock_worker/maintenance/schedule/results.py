@@ -42,14 +42,8 @@ def result_of(state: str, returned: object, seconds: float) -> dict[str, Any]:
         return {name: returned[name] for name in _TOLD if returned[name] is not None}
     result: dict[str, Any] = {"state": {"SUCCESS": "done", "FAILURE": "failed"}.get(state, state.lower())}
     if isinstance(returned, BaseException):
-        result["error"] = _line_of(returned)
+        result["error"] = squeezed(f"{type(returned).__name__}: {returned}")
     return {**result, "seconds": round(seconds, 3)}
-
-
-def _line_of(error: BaseException) -> str:
-    """NUL and half a surrogate pair are in strings of Python, and in no text of PostgreSQL."""
-    line = squeezed(f"{type(error).__name__}: {error}")
-    return line.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _begin(task: Any, **_kwargs: Any) -> None:
