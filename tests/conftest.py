@@ -6,8 +6,11 @@ Every worker of pytest-xdist has its own. A server that cannot be had skips its 
 
 from __future__ import annotations
 
+import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +27,24 @@ from tests.servers.valkey import ValkeyServer
 # The same examples everywhere, however slow the machine is; tests that search for new ones say so themselves.
 settings.register_profile("penstock", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("penstock")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Each worker of pytest-xdist begins with its share of the acceptance tests, file by file: they are the long ones, and the
+    last of them would find all other workers idle.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("acceptance"):
+            files[item.path].append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for file in sorted(files.values(), key=len, reverse=True):
+        min(shares, key=len).extend(file)
+    others = iter([item for item in items if item.path not in files])
+    each = math.ceil(len(items) / workers)
+    items[:] = [item for share in shares for item in (*share, *islice(others, max(0, each - len(share))))]
 
 
 @pytest.fixture(autouse=True)

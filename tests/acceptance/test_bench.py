@@ -18,13 +18,9 @@ pytestmark = pytest.mark.acceptance
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
-def test_drain(broker, request):
-    if broker == "rabbitmq":
-        request.getfixturevalue("rabbitmq_server")  # skips or fails where there is none
-
+def test_drain():
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "drain", "--broker", broker, "--events", "2000", "--rounds", "1", "--json"],
+        [sys.executable, "-m", "bench", "drain", "--broker", "redis", "--events", "2000", "--rounds", "1", "--json"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
         capture_output=True,
@@ -35,7 +31,7 @@ def test_drain(broker, request):
 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    shape = {"name": "drain", "broker": broker, "events": 2000, "rounds": 1, "rows": 2000}
+    shape = {"name": "drain", "broker": "redis", "events": 2000, "rounds": 1, "rows": 2000}
     assert {name: result[name] for name in shape} == shape
     assert result["ratio"] == pytest.approx(result["events_per_s"] / result["copy_rows_per_s"], abs=0.01)
     assert (result["fsync"], result["synchronous_commit"]) == ("on", "on")
