@@ -115,7 +115,7 @@ def test_settings_become_rows() -> None:
         ("SUCCESS", {"state": "of Berlin"}, {"state": "done", "seconds": 1.5}),
         ("SUCCESS", None, {"state": "done", "seconds": 1.5}),
         ("FAILURE", KeyError("no\nsuch"), {"state": "failed", "error": r"KeyError: 'no\nsuch'", "seconds": 1.5}),
-        ("FAILURE", ValueError("a\0b\ud800"), {"state": "failed", "error": r"ValueError: a\x00b\ud800", "seconds": 1.5}),
+        ("FAILURE", ValueError("a\0b\ud800"), {"state": "failed", "error": r"ValueError: a\u0000b\ud800", "seconds": 1.5}),
     ],
 )  # fmt: skip
 def test_what_came_of_a_run(state: str, returned: object, result: dict[str, object]) -> None:
