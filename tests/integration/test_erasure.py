@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import permutations
 from typing import Any
@@ -31,22 +30,6 @@ from tests.servers.databases import PostgresServer
 #: Longer than it takes to run by, where something must wait; nothing fails when it is too short.
 A_MOMENT_S = 0.5
 LONG_S = 60
-
-
-@pytest.fixture(scope="module")
-def one_registrar(postgres_server: PostgresServer, template_database: str) -> Iterator[Registrar]:
-    url = postgres_server.create_database(template_database)
-    registrar = Registrar(url)
-    yield registrar
-    registrar.close()
-    postgres_server.drop_database(url)
-
-
-@pytest.fixture
-def registrar(one_registrar: Registrar) -> Registrar:
-    """Of a database in which nothing has happened; all tests have the same one after another."""
-    one_registrar.clear()
-    return one_registrar
 
 
 def before_and_after(registrar: Registrar, person: str) -> dict[str, tuple[int, int]]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.privacy.export import export_person
@@ -16,23 +13,6 @@ from penstock_worker.store.privacy.log import Request
 from tests.commands import penstock_here
 from tests.erasing import NOW, PERSON, REGISTRY, Registrar, session, task
 from tests.replaying import event
-from tests.servers.databases import PostgresServer
-
-
-@pytest.fixture(scope="module")
-def one_registrar(postgres_server: PostgresServer, template_database: str) -> Iterator[Registrar]:
-    url = postgres_server.create_database(template_database)
-    registrar = Registrar(url)
-    yield registrar
-    registrar.close()
-    postgres_server.drop_database(url)
-
-
-@pytest.fixture
-def registrar(one_registrar: Registrar) -> Registrar:
-    """Of a database in which nothing has happened; all tests have the same one after another."""
-    one_registrar.clear()
-    return one_registrar
 
 
 def export(registrar: Registrar, person: str) -> dict[str, Any]:

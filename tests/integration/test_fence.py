@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -17,27 +16,10 @@ from penstock_worker.store.legal_holds import place_hold
 from penstock_worker.store.privacy.fences import set_fences
 from tests.erasing import NOW, PERSON, REGISTRY, Registrar, session, task
 from tests.replaying import VERSION, event
-from tests.servers.databases import PostgresServer
 
 ALLOWANCE_US = 300_000_000
 #: Newer than any fence that a test sets now, and not too far ahead.
 NEW_LIFE_US = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def one_registrar(postgres_server: PostgresServer, template_database: str) -> Iterator[Registrar]:
-    url = postgres_server.create_database(template_database)
-    registrar = Registrar(url)
-    yield registrar
-    registrar.close()
-    postgres_server.drop_database(url)
-
-
-@pytest.fixture
-def registrar(one_registrar: Registrar) -> Registrar:
-    """Of a database in which nothing has happened; all tests have the same one after another."""
-    one_registrar.clear()
-    return one_registrar
 
 
 @pytest.fixture(params=["blocks", "one by one"])
