@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from penstock_producers.known import Known
+from penstock_producers.known import NEVER, Known
 from penstock_producers.questions import Question
 from penstock_schemas.answer import MAX_QUERY_RANGES, SeqRange
 from penstock_schemas.ranges import Ranges
@@ -19,8 +19,6 @@ _DIRECT_S = 3.0
 _PAUSE_S = (0.05, 2.0)
 #: Numbers around a wanted one that are asked about with it: usually those will be wanted next.
 _AROUND = 10_000
-#: Above every number of an event.
-_NEVER = 1 << 48
 
 
 @dataclass(slots=True, eq=False)
@@ -58,11 +56,11 @@ class Asking:
         self._ask = ask
         self._question = Question()
         #: Events from here on are cut with the address: their answers come by themselves.
-        self._direct_from = _NEVER
+        self._direct_from = NEVER
 
     def move(self, direct_from: int | None) -> None:
         """The mailbox is at another address, or at none: what is under way is answered to nobody."""
-        self._direct_from = _NEVER if direct_from is None else direct_from
+        self._direct_from = NEVER if direct_from is None else direct_from
         self._question.close()
 
     def serve(self, want: Want, now: float) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from penstock_schemas.answer import PRECEDENCE, SeqRange
 from penstock_schemas.ranges import Ranges
 
-__all__ = ["Known"]
+__all__ = ["NEVER", "Known"]
 
 #: Ranges of outcomes remembered; more, and all are forgotten and asked for again.
 _MAX_RANGES = 10_000
 #: Above every number of an event.
-_NEVER = 1 << 48
+NEVER = 1 << 48
 
 
 class Known:
@@ -66,5 +66,5 @@ class Known:
             self._by_outcome = {}
 
     def _first_open(self) -> int:
-        gaps = self.gaps(self.ended_below, _NEVER)
+        gaps = self.gaps(self.ended_below, NEVER)
         return next(first for first, last in gaps if not self._has_dropped(first, last))

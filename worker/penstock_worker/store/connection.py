@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 
 from penstock_worker.settings import Settings
 from penstock_worker.store.upsert import UpsertPlan
 
-__all__ = ["Connect", "Connection", "Database", "connect_with"]
+__all__ = ["KEEPALIVES", "Connect", "Connection", "Database", "connect_with"]
 
 #: How long sent bytes may stay unacknowledged. Without it a network that swallows them looks like a slow statement for a
 #: quarter of an hour, and the process would be killed over it.
 TCP_TIMEOUT_MS = 30_000
+#: Seconds of silence after which a connection is probed, seconds between probes, and how many may stay unanswered.
+KEEPALIVES: dict[str, Any] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Connect = Callable[[], Connection]
@@ -32,9 +35,7 @@ def connect_with(settings: Settings) -> Connect:
             connect_timeout=max(2, round(settings.connect_timeout_s)),
             options=options,
             application_name="penstock",
-            keepalives_idle=15,
-            keepalives_interval=5,
-            keepalives_count=3,
+            **KEEPALIVES,
             tcp_user_timeout=TCP_TIMEOUT_MS,
         )
 

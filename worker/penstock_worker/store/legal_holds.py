@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -27,6 +26,7 @@ from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.key_words import key_texts
 
 __all__ = ["LegalHold", "keep_holds", "key_as_json", "list_holds", "may_concern", "on_hold", "place_hold", "release_hold"]
 
@@ -212,14 +212,7 @@ def _checked_key(
         raise ConfigurationError("a row is held by its key, whoever it is about: leave out --subject")
     if len(key) != len(record.key):
         raise ConfigurationError(f"{type} has the key ({', '.join(record.key)}): give --key {len(record.key)} times")
-    kinds = [str(record.by_name[name].kind) for name in record.key]
-    values = [sql.SQL("{}::{}::text").format(value, sql.SQL(kind)) for value, kind in zip(key, kinds, strict=True)]
-    try:
-        row = connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(values))).fetchone()
-    except psycopg.DataError as exc:
-        raise ConfigurationError(f"that is no key of {type}: {str(exc).splitlines()[0]}") from exc
-    assert row is not None  # a SELECT without FROM has a row
-    return Jsonb([str(value) for value in row])
+    return Jsonb(key_texts(connection, record, key))
 
 
 def _record(registry: Registry, type: str) -> RecordType:

@@ -12,9 +12,10 @@ from amqp.exceptions import MessageNacked
 from celery import Celery
 
 from penstock_worker.errors import BrokerAway, PenstockError
+from penstock_worker.ingest.blame import one_line
 from penstock_worker.store.schedule import Row
 
-__all__ = ["SCHEDULE_HEADER", "RunRefused", "Send", "Sender"]
+__all__ = ["SCHEDULE_HEADER", "RunRefused", "Send", "Sender", "line_of"]
 
 #: Says in a message which row of the schedule it comes from.
 SCHEDULE_HEADER = "penstock_schedule"
@@ -67,10 +68,10 @@ class Sender:
         try:
             self._apply(connection, row, expires)
         except (kombu.exceptions.OperationalError, *connection.connection_errors) as exc:
-            raise BrokerAway(_one_line(exc)) from exc
+            raise BrokerAway(line_of(exc)) from exc
         except (*connection.channel_errors, MessageNacked) as exc:
             connection.close()  # the channel is lost; the next message has another one
-            raise RunRefused(_one_line(exc)) from exc
+            raise RunRefused(line_of(exc)) from exc
 
     def _apply(self, connection: Any, row: Row, expires: datetime | None) -> None:
         words: dict[str, Any] = {"args" if isinstance(row.arguments, list) else "kwargs": row.arguments}
@@ -90,8 +91,9 @@ def _connect(connection: Any) -> None:
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=_STEP_S)
     except (kombu.exceptions.OperationalError, *connection.connection_errors) as exc:
-        raise BrokerAway(_one_line(exc)) from exc
+        raise BrokerAway(line_of(exc)) from exc
 
 
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__
+def line_of(exc: Exception) -> str:
+    """An error as one line; the name of one that says nothing."""
+    return one_line(exc) or type(exc).__name__

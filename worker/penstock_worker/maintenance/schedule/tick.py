@@ -18,9 +18,8 @@ from typing import Protocol
 import psycopg
 
 from penstock_worker.errors import BrokerAway
-from penstock_worker.ingest.blame import one_line
 from penstock_worker.maintenance.schedule.decide import REFUSED, Decision, decide, timing_of
-from penstock_worker.maintenance.schedule.sender import RunRefused, Send
+from penstock_worker.maintenance.schedule.sender import RunRefused, Send, line_of
 from penstock_worker.store import schedule
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.schedule import Default, Look, Row
@@ -85,7 +84,7 @@ class Beat:
             self.close()
             return _SHORTEST_S
         except psycopg.Error as exc:
-            self._say_away("database", f"the database is away, nothing is sent until it is back: {_one_line(exc)}")
+            self._say_away("database", f"the database is away, nothing is sent until it is back: {line_of(exc)}")
             self.close()
             return LOOK_S
 
@@ -159,7 +158,7 @@ class Beat:
                     assert decision.next_run is not None  # it goes with `send`
                     self._send_one(connection, send, row, now, decision.next_run)
         except BrokerAway as exc:
-            self._say_away("broker", f"the broker is away, what is due is sent when it is back: {_one_line(exc)}")
+            self._say_away("broker", f"the broker is away, what is due is sent when it is back: {line_of(exc)}")
         else:
             self._say_back("broker")
 
@@ -176,14 +175,14 @@ class Beat:
             self._give_back(connection, row, next_run, exc)
             self._say_away(row.name, f"{row.name} is not sent, the broker refuses it, and is tried again: {exc}")
         except Exception as exc:  # noqa: BLE001  # arguments that are not the task's, or no message: that row's fault
-            schedule.note_result(connection, row.name, {"state": "failed", "error": _one_line(exc)})
-            logger.error("%s was not sent: %s", row.name, _one_line(exc))  # noqa: TRY400  # a traceback tells a person nothing
+            schedule.note_result(connection, row.name, {"state": "failed", "error": line_of(exc)})
+            logger.error("%s was not sent: %s", row.name, line_of(exc))  # noqa: TRY400  # a traceback tells a person nothing
         else:
             self._away.discard(row.name)
             logger.info("%s is sent (%s)", row.name, row.task, extra={"action": "scheduled", "task": row.task})
 
     def _give_back(self, connection: Connection, row: Row, claimed: datetime, exc: Exception) -> None:
-        self._owed.append((row, claimed, _one_line(exc)))
+        self._owed.append((row, claimed, line_of(exc)))
         self._give_back_owed(connection)
 
     def _give_back_owed(self, connection: Connection) -> None:
@@ -208,7 +207,3 @@ def _pause(now: datetime, decisions: Sequence[tuple[Row, Decision]]) -> float:
     known = [decision.next_run or row.next_run for row, decision in decisions if decision.action in ("wait", "plan", "send")]
     soon = min(((at - now).total_seconds() for at in known if at is not None), default=LOOK_S)
     return min(max(soon, _SHORTEST_S), LOOK_S)
-
-
-def _one_line(exc: Exception) -> str:
-    return one_line(exc) or type(exc).__name__

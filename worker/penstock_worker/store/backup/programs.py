@@ -13,6 +13,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.store.connection import KEEPALIVES
 from penstock_worker.wheels import find_package_folder
 
 __all__ = ["Programs", "as_words", "find_programs"]
@@ -22,9 +23,6 @@ _REMEDY = (
     "install PostgreSQL {major}'s client programs (Debian: postgresql-client-{major}), or say with PENSTOCK_POSTGRES_PROGRAMS "
     "in which folder they are"
 )
-
-#: As ingest's connections have it. pg_dump waits for most of its time: without, for two hours for a server that is gone.
-_KEEPALIVES = {"keepalives_idle": "15", "keepalives_interval": "5", "keepalives_count": "3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,8 @@ def as_words(url: str) -> tuple[str, dict[str, str]]:
     environment = {**os.environ, "LC_ALL": "C", "PGAPPNAME": "penstock backup"}
     if password := parts.pop("password", None):
         environment["PGPASSWORD"] = str(password)
-    return make_conninfo("", **_KEEPALIVES | parts), environment
+    # pg_dump waits for most of its time: without these, for two hours for a server that is gone.
+    return make_conninfo("", **KEEPALIVES | parts), environment
 
 
 def _usual_folders() -> Iterator[Path]:

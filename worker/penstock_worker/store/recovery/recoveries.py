@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.key_words import key_texts
 
 __all__ = ["COLUMNS", "Recovery", "find_incomplete", "find_recovery", "get_recovery", "purge_ended", "typed_key"]
 
@@ -109,14 +109,7 @@ def typed_key(connection: Connection, registry: Registry, type: str, words: Sequ
     record = registry[type]
     if len(words) != len(record.key):
         raise ConfigurationError(f"the key of {type} is {', '.join(record.key)}: give {len(record.key)}, not {len(words)}")
-    kinds = [str(record.by_name[name].kind) for name in record.key]
-    values = [sql.SQL("{}::{}::text").format(word, sql.SQL(kind)) for word, kind in zip(words, kinds, strict=True)]
-    try:
-        row = connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(values))).fetchone()
-    except psycopg.DataError as exc:
-        raise ConfigurationError(f"that is no key of {type}: {str(exc).splitlines()[0]}") from exc
-    assert row is not None  # a SELECT without FROM has a row
-    return [str(value) for value in row]
+    return key_texts(connection, record, words)
 
 
 def purge_ended(connection: Connection, now: datetime, keep: timedelta, limit: int) -> int:
