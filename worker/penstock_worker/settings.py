@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from penstock_worker.errors import ConfigurationError
@@ -38,6 +38,14 @@ class Settings(BaseSettings):
         None, description="redis://, rediss://, amqp:// or amqps://; empty starts an embedded Valkey"
     )
     database_url: str | None = Field(None, description="postgresql://...; empty starts an embedded PostgreSQL")
+    broker_password: SecretStr | None = Field(None, description="The password of the broker's URL, which then has none")
+    database_password: SecretStr | None = Field(None, description="The password of the database's URL, which then has none")
+    broker_tls_ca: Path | None = Field(None, description="Authorities of the broker's certificate; empty takes the system's")
+    broker_tls_certificate: Path | None = Field(None, description="Our certificate for the broker, with its chain")
+    broker_tls_key: Path | None = Field(None, description="The private key of that certificate")
+    database_tls_ca: Path | None = Field(None, description="Authorities of the database's certificate; makes TLS a must")
+    database_tls_certificate: Path | None = Field(None, description="Our certificate for the database")
+    database_tls_key: Path | None = Field(None, description="The private key of that certificate")
     records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules with Celery tasks of your own, separated by commas"
@@ -115,8 +123,15 @@ class Settings(BaseSettings):
     disk_alarm_days: float = Field(0, ge=0, description="Alarm also where growth leads there within so many days; 0 does not")
 
     failpoints: str = Field("", description="For tests: name=action pairs, see penstock_worker.ingest.failpoints")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What the worker logs")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is logged")
+    log_format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object a line")
+    probe_address: str = Field("127.0.0.1", description="Where the probe port listens")
+    probe_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port of /live, /ready and /metrics of a worker or beat; empty opens none"
+    )
+    exporter_port: int = Field(9188, ge=1, le=65_535, description="Port of `penstock exporter`, on the same address")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
+    flower_login: SecretStr | None = Field(None, description="user:password of Flower; empty makes a password at each start")
 
     @field_validator("records", "tasks", mode="before")
     @classmethod
