@@ -19,12 +19,12 @@ INSTALLED := .venv/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo up test chaos bench check format lint types layers lock rabbitmq help
+.PHONY: setup demo up test chaos bench check format lint types layers lock servers help
 
 help:
 	@sed -n '3,10s/^# *//p' Makefile
 
-setup: $(INSTALLED) rabbitmq
+setup: $(INSTALLED) servers
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -33,9 +33,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# RabbitMQ comes in no wheel; without it its tests are skipped on a laptop and fail in CI.
-rabbitmq:
-	@sh tests/servers/install-rabbitmq.sh
+# RabbitMQ, Prometheus and Chromium come in no wheel; without them their tests are skipped on a laptop and fail in CI.
+servers:
+	@sh tests/servers/install.sh
 
 demo: $(INSTALLED)
 	$(BIN)/penstock demo $(ARGS)

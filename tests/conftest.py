@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import pytest
@@ -136,6 +138,22 @@ def rabbitmq_url(rabbitmq_server: RabbitServer) -> Iterator[str]:
     rabbitmq_server.drop_vhost(url)
 
 
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """What checks rules of Prometheus, and runs their tests."""
+    return find_or_skip("promtool", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def prometheus_program() -> str:
+    return find_or_skip("prometheus", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def chromium_program() -> str:
+    return find_or_skip("chromium", "chromium")
+
+
 @pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
 def broker_url(request: pytest.FixtureRequest) -> str:
     """Each broker in turn, empty."""
@@ -159,7 +177,14 @@ def start_or_skip(server: PostgresServer | ValkeyServer | RabbitServer) -> None:
         skip_or_fail(str(exc))
 
 
-def skip_or_fail(reason: str) -> None:
+def find_or_skip(program: str, package: str) -> str:
+    """Where a program of a Debian package is."""
+    if (path := shutil.which(program)) is None:
+        skip_or_fail(f"{program} is not installed; `make setup` as root installs Debian's {package} where apt-get is")
+    return path
+
+
+def skip_or_fail(reason: str) -> NoReturn:
     """On a laptop a test without its server is skipped; in CI it would be a test that nobody runs."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
