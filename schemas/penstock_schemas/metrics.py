@@ -38,7 +38,7 @@ class Metric:
         name: As Prometheus shows it; a histogram's is followed by `_bucket`, `_sum` and `_count` there.
         process: Who tells it.
         help: What it is, in a line.
-        labels: In this order.
+        labels: In this order. Never `job` or `instance`: these are what Prometheus itself puts on all that it scrapes.
         buckets: Upper bounds of a histogram.
     """
 
@@ -86,7 +86,7 @@ METRICS = (
     # -- beat
     Metric("penstock_beat_leading", "gauge", "beat", "1 while this beat is the one that sends"),
     Metric("penstock_beat_last_tick_timestamp_seconds", "gauge", "beat", "When it last looked at the schedule"),
-    Metric("penstock_beat_runs_sent_total", "counter", "beat", "Runs that it has sent", ("job",)),
+    Metric("penstock_beat_runs_sent_total", "counter", "beat", "Runs that it has sent", ("name",)),
     # -- exporter: can it look at all
     Metric("penstock_exporter_up", "gauge", "exporter", "1 if it could be asked: database, broker", ("of",)),
     Metric("penstock_exporter_look_seconds", "gauge", "exporter", "How long the last look took", ("of",)),
@@ -109,11 +109,11 @@ METRICS = (
     Metric("penstock_ledger_missing_producers", "gauge", "exporter", "Producers' epochs with such events"),
     Metric("penstock_producers_seen", "gauge", "exporter", "Producers' epochs that spoke in the last five minutes"),
     Metric("penstock_incomplete_records", "gauge", "exporter", "What recovery knows of, by type and state", ("type", "state")),
-    Metric("penstock_job_last_start_timestamp_seconds", "gauge", "exporter", "When the last run began", ("job",)),
-    Metric("penstock_job_last_success_timestamp_seconds", "gauge", "exporter", "When the last good run began", ("job",)),
-    Metric("penstock_job_last_seconds", "gauge", "exporter", "How long the last ended run took", ("job",)),
-    Metric("penstock_job_failed", "gauge", "exporter", "1 if the last ended run failed", ("job",)),
-    Metric("penstock_job_overdue_seconds", "gauge", "exporter", "By how much its next run is late; 0 if it is not", ("job",)),
+    Metric("penstock_job_last_start_timestamp_seconds", "gauge", "exporter", "When the last run began", ("name",)),
+    Metric("penstock_job_last_success_timestamp_seconds", "gauge", "exporter", "When the last good run began", ("name",)),
+    Metric("penstock_job_last_seconds", "gauge", "exporter", "How long the last ended run took", ("name",)),
+    Metric("penstock_job_failed", "gauge", "exporter", "1 if the last ended run failed", ("name",)),
+    Metric("penstock_job_overdue_seconds", "gauge", "exporter", "By how much its next run is late; 0 if it is not", ("name",)),
     Metric("penstock_beat_leader", "gauge", "exporter", "1 if some beat leads"),
     # -- exporter: PostgreSQL
     Metric("penstock_database_bytes", "gauge", "exporter", "Size of the database"),
