@@ -67,10 +67,14 @@ types: $(INSTALLED)
 layers: $(INSTALLED)
 	$(BIN)/lint-imports
 
-# For Linux and macOS, Python 3.11 and newer. What the machine's configuration says of indexes stays out of the file.
+# For Linux and macOS, Python 3.11 and newer. What the machine's configuration says of indexes stays out of the files.
+# The image has what its processes import, in the same versions; hatchling makes the wheel that goes into it.
+UV_COMPILE = env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-strip-extras --custom-compile-command "make lock" --quiet
+
 lock:
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet uv
-	env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-strip-extras \
-		--custom-compile-command "make lock" --quiet --output-file requirements.lock $(ARGS)
+	$(UV_COMPILE) pyproject.toml --extra dev --output-file requirements.lock $(ARGS)
+	$(UV_COMPILE) pyproject.toml --extra worker --extra flower --constraint requirements.lock --output-file deploy/requirements.lock
+	echo hatchling | $(UV_COMPILE) - --constraint requirements.lock --output-file deploy/build.lock
