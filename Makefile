@@ -19,12 +19,12 @@ INSTALLED := .venv/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo up test chaos bench check format lint types layers lock servers help
+.PHONY: setup demo up test chaos bench check format lint types layers lock servers schemas help
 
 help:
 	@sed -n '3,10s/^# *//p' Makefile
 
-setup: $(INSTALLED) servers
+setup: $(INSTALLED) servers schemas
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -36,6 +36,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 # RabbitMQ, Prometheus and Chromium come in no wheel; without them their tests are skipped on a laptop and fail in CI.
 servers:
 	@sh tests/servers/install.sh
+
+# What checks deploy/kubernetes.
+schemas: $(INSTALLED)
+	@$(BIN)/python tests/kubernetes/install.py
 
 demo: $(INSTALLED)
 	$(BIN)/penstock demo $(ARGS)
