@@ -1,13 +1,15 @@
 """
 The command line: one module per command, and one place where an error becomes a line.
 
-A command whose extra is not installed is there all the same, and says what to install.
+Only the command that was asked for is imported: a health check that runs every few seconds must not load all that the others
+need. A command whose extra is not installed is there all the same, and says what to install.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
@@ -16,7 +18,7 @@ import typer
 
 from penstock_worker.cli.explain import explain, missing_extra
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main"]  # `app` is made by __getattr__
 
 #: In the order of the help page; a command `a-b` is in the module `a_b`.
 _COMMANDS = (
@@ -55,20 +57,13 @@ _COMMANDS = (
 _EXIT_MISTAKE = 2
 _EXIT_INTERRUPTED = 130
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Write-behind persistence: events from Redis or RabbitMQ into PostgreSQL, in batches.",
-)
-
 
 def main() -> None:
     """Run the command; an error that a person can act on is one line on stderr and exit code 2."""
     # Users' record types may lie in the folder they work in, as with Celery's own command.
     sys.path.append(os.getcwd())  # noqa: PTH109  # a string is wanted
     try:
-        app()
+        _make_app(_asked_for(sys.argv[1:]))()
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)
     except Exception as exc:
@@ -85,7 +80,6 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     is_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
@@ -94,19 +88,36 @@ def _options(
     """Nothing: `--version` ends before a command."""
 
 
-def _register_all() -> None:
-    for command in _COMMANDS:
-        try:
-            module = import_module(f"penstock_worker.cli.{command.replace('-', '_')}")
-        except ModuleNotFoundError as exc:
-            if missing_extra(exc) is None:
-                raise
-            _register_stand_in(command, exc)
-        else:
-            module.register(app)
+def _asked_for(words: Sequence[str]) -> Sequence[str]:
+    """The command, or all of them where the words begin otherwise: with `--help`, or with a mistake."""
+    return words[:1] if words and words[0] in _COMMANDS else _COMMANDS
 
 
-def _register_stand_in(command: str, error: ModuleNotFoundError) -> None:
+def _make_app(commands: Sequence[str]) -> typer.Typer:
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Write-behind persistence: events from Redis or RabbitMQ into PostgreSQL, in batches.",
+    )
+    app.callback()(_options)
+    for command in commands:
+        _register(app, command)
+    return app
+
+
+def _register(app: typer.Typer, command: str) -> None:
+    try:
+        module = import_module(f"penstock_worker.cli.{command.replace('-', '_')}")
+    except ModuleNotFoundError as exc:
+        if missing_extra(exc) is None:
+            raise
+        _register_stand_in(app, command, exc)
+    else:
+        module.register(app)
+
+
+def _register_stand_in(app: typer.Typer, command: str, error: ModuleNotFoundError) -> None:
     """A command in place of one whose libraries are missing; it takes any arguments and says what to install."""
 
     def stand_in() -> None:
@@ -117,4 +128,9 @@ def _register_stand_in(command: str, error: ModuleNotFoundError) -> None:
     app.command(command, context_settings=settings, help=help_text, add_help_option=True)(stand_in)
 
 
-_register_all()
+def __getattr__(name: str) -> typer.Typer:
+    """`app`, with all commands, made when first asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = app = _make_app(_COMMANDS)
+    return app
