@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from penstock_producers.transports.tls import say_tls_error
 from penstock_schemas.errors import SchemaError
 from penstock_worker.errors import PenstockError
 
@@ -13,6 +14,7 @@ __all__ = ["explain", "missing_extra"]
 _EXTRAS = {
     "alembic": "worker",
     "celery": "worker",
+    "prometheus_client": "worker",
     "psycopg": "worker",
     "pyrage": "worker",
     "pydantic_settings": "worker",
@@ -37,9 +39,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError) and any(map(_is_no_text, sys.argv)):
         return "an argument is not valid UTF-8"
     if isinstance(error, OSError):
-        return _one_line(error)
+        return say_tls_error(str(error)) or _one_line(error)
     if _is_database_error(error):
-        return f"the database says: {_one_line(error)}"
+        return f"the database says: {say_tls_error(str(error), 'PENSTOCK_DATABASE') or _one_line(error)}"
     return None
 
 
