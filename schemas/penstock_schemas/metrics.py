@@ -79,7 +79,7 @@ METRICS = (
     Metric("penstock_worker_buffered_bytes", "gauge", "worker", "Bytes that wait to become a batch"),
     Metric("penstock_worker_batches", "gauge", "worker", "Batches in its hands: ready or running", ("state",)),
     Metric("penstock_worker_children", "gauge", "worker", "Processes of its pool"),
-    Metric("penstock_worker_lost_children_total", "counter", "worker", "Batches whose process died with them"),
+    Metric("penstock_worker_lost_children_total", "counter", "worker", "Processes of its pool that died at work"),
     Metric("penstock_worker_last_batch_timestamp_seconds", "gauge", "worker", "When the last batch was committed; 0 before"),
     Metric("penstock_worker_started_timestamp_seconds", "gauge", "worker", "When it started"),
     Metric("penstock_build_info", "gauge", "worker", "Always 1", ("version",)),

@@ -168,6 +168,7 @@ class Lab:
         self.consumer = SimpleNamespace(
             app=SimpleNamespace(
                 penstock_settings=self.settings,
+                penstock_types=("translation.task",),
                 tasks={"penstock.write_batch": "write", "penstock.probe": "probe"},
             ),
             timer=self.timer,

@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> Celery:
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module=r"celery\.worker")
     app = Celery("penstock", broker=settings.broker, set_as_current=False)
     app.penstock_settings = settings
+    app.penstock_types = tuple(registry)
     app.conf.update(
         task_ignore_result=True,
         task_default_queue=MAINTENANCE_QUEUE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
@@ -16,7 +16,17 @@ from penstock_worker.ingest.outline import split_events
 from penstock_worker.store.dead_letters import Letter, fingerprints_of
 from penstock_worker.store.ledger import Entry, Sighting, merge_entries
 
-__all__ = ["Lettered", "count_outcomes", "entries_by_envelope", "entries_of", "hold", "letters_of", "sightings_of"]
+__all__ = [
+    "Lettered",
+    "by_outcome",
+    "count_by_type",
+    "count_outcomes",
+    "entries_by_envelope",
+    "entries_of",
+    "hold",
+    "letters_of",
+    "sightings_of",
+]
 
 _LETTERED = (Outcome.DEAD, Outcome.HELD)
 
@@ -30,14 +40,28 @@ class Lettered(NamedTuple):
 
 def count_outcomes(decoded: Decoded) -> dict[str, int]:
     """Events by outcome."""
-    counts: Counter[str] = Counter(event.outcome.value for event in decoded.events)
+    return by_outcome(count_by_type(decoded))
+
+
+def count_by_type(decoded: Decoded) -> Counter[tuple[str, str]]:
+    """Events by type and outcome. The type of one that could not be read is the sender's word, or empty."""
+    counts = Counter((event.record.name, event.outcome.value) for event in decoded.events)
     for block in decoded.blocks:
-        counts[Outcome.STORED.value] += len(block) - len(block.superseded) - len(block.fenced)
-        counts[Outcome.SUPERSEDED.value] += len(block.superseded)
-        counts[Outcome.FENCED.value] += len(block.fenced)
+        name = block.record.name
+        counts[name, Outcome.STORED.value] += len(block) - len(block.superseded) - len(block.fenced)
+        counts[name, Outcome.SUPERSEDED.value] += len(block.superseded)
+        counts[name, Outcome.FENCED.value] += len(block.fenced)
     for refused in decoded.refused:
-        counts[refused.verdict.outcome.value] += refused.count
-    return dict(+counts)
+        counts[refused.hints.get("type") or "", refused.verdict.outcome.value] += refused.count
+    return +counts
+
+
+def by_outcome(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """The same without the types."""
+    totals: Counter[str] = Counter()
+    for (_, outcome), count in counts.items():
+        totals[outcome] += count
+    return dict(totals)
 
 
 def entries_of(decoded: Decoded) -> list[Entry]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Literal
 
 from penstock_worker.ingest.flush import Flush
 from penstock_worker.ingest.source import Delivery
 
-__all__ = ["Batch", "Buffer", "Limits", "gather_suspects", "halves"]
+__all__ = ["Batch", "Buffer", "Limits", "Trigger", "gather_suspects", "halves"]
+
+#: What closes a batch that is to be written.
+Trigger = Literal["rows", "bytes", "age", "flush", "suspect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Batch:
     """
 
     deliveries: list[Delivery]
-    trigger: str
+    trigger: Trigger | Literal["stop"]
     is_suspect: bool = False
     is_innocent: bool = False
     #: Those that wait for it.
@@ -83,8 +87,8 @@ class Buffer:
         fresh = [batch for delivery in deliveries if not delivery.redeliveries for batch in self._add(delivery)]
         return fresh + gather_suspects(suspects, self.limits)
 
-    def take(self, trigger: str) -> list[Batch]:
-        """What waits, as a batch; none if nothing does."""
+    def take(self, trigger: Trigger | Literal["stop"]) -> list[Batch]:
+        """What waits, as a batch; none if nothing does. What is taken at a "stop" goes back to the broker."""
         if self.is_empty:
             return []
         deliveries, self._deliveries = self._deliveries, []

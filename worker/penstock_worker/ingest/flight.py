@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery.worker.state import active_requests
 
+from penstock_worker.ingest.measures import MEASURES, Measures
+
 if TYPE_CHECKING:
     from penstock_worker.ingest.batch import Batch
+    from penstock_worker.ingest.metrics import End
     from penstock_worker.ingest.step import IngestStep
 
 __all__ = ["Flight", "Probe"]
@@ -54,18 +57,20 @@ class Flight:
     def on_done(self, result: Any) -> None:
         """See `Ending`. The task answers with counts, or with why the database is away."""
         if isinstance(result, dict) and "away" not in result:
-            self._end(partial(self._step.on_written, self.batch, result))
+            took_s, line = time.monotonic() - self.began_at, result.pop(MEASURES, "")
+            count = partial(self._count_written, took_s, result.get("ms", {}), line)
+            self._end(partial(self._step.on_written, self.batch, result), count)
         else:
             reason = result["away"] if isinstance(result, dict) else _UNREADABLE
-            self._end(partial(self._step.on_away, self.batch, reason))
+            self._end(partial(self._step.on_away, self.batch, reason), partial(self._count, "away"))
 
     def on_lost(self) -> None:
         """See `Ending`."""
-        self._end(partial(self._step.on_lost, self.batch))
+        self._end(partial(self._step.on_lost, self.batch), partial(self._count, "lost"))
 
     def on_failed(self) -> None:
         """See `Ending`."""
-        self._end(partial(self._step.on_failed, self.batch))
+        self._end(partial(self._step.on_failed, self.batch), partial(self._count, "failed"))
 
     def _let_go(self) -> None:
         """
@@ -75,7 +80,13 @@ class Flight:
         self._is_over = True
         self._request = None
 
-    def _end(self, end: partial[None]) -> None:
+    def _count_written(self, took_s: float, stage_ms: dict[str, float], line: str) -> None:
+        self._step.metrics.count_written(self.batch, took_s, stage_ms, Measures.parse(line))
+
+    def _count(self, end: End) -> None:
+        self._step.metrics.count_end(self.batch, end)
+
+    def _end(self, end: partial[None], count: partial[None]) -> None:
         if self._is_over:
             return
         self._let_go()
@@ -87,6 +98,8 @@ class Flight:
         except Exception:
             self._step.go_on_later()
             raise
+        finally:
+            count()  # also what could not be acknowledged: it is committed
         self._step.on_ended()
 
 
@@ -102,6 +115,7 @@ class Probe:
 
     def on_lost(self) -> None:
         """See `Ending`."""
+        self._step.metrics.lost_children.inc()
         self._step.on_probed("the probing process died")
 
     def on_failed(self) -> None:

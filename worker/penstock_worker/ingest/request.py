@@ -20,10 +20,14 @@ from kombu.utils.uuid import uuid
 from vine import promise
 
 from penstock_worker.ingest.answers import ANSWERS
+from penstock_worker.ingest.measures import MEASURES
 
 __all__ = ["Ending", "Submitter"]
 
 logger = logging.getLogger(__name__)
+
+#: What of a result is for the step alone.
+_FOR_THE_STEP = {ANSWERS, MEASURES}
 
 
 class Ending(Protocol):
@@ -140,9 +144,9 @@ def _observed(base: Any) -> Any:
             failed, retval, runtime = failed__retval__runtime
             if not failed:
                 self.ticket.result = result = _parse(retval)
-                if isinstance(result, dict) and ANSWERS in result:
+                if isinstance(result, dict) and not _FOR_THE_STEP.isdisjoint(result):
                     # Flower and every other listener of events get the counts, and no megabyte beside them.
-                    retval = repr({name: value for name, value in result.items() if name != ANSWERS})
+                    retval = repr({name: value for name, value in result.items() if name not in _FOR_THE_STEP})
             return super().on_success((failed, retval, runtime), **kwargs)
 
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:

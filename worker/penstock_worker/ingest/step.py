@@ -29,6 +29,7 @@ from penstock_worker.ingest.answers import ANSWERS, split_answers
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
 from penstock_worker.ingest.flight import Flight, Probe
 from penstock_worker.ingest.flush import Flushes
+from penstock_worker.ingest.metrics import IngestMetrics
 from penstock_worker.ingest.pool import finish_writes_at_shutdown, widen_pipes
 from penstock_worker.ingest.redis_source import RedisSource
 from penstock_worker.ingest.request import Submitter
@@ -73,6 +74,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         #: What the watch looks at, and what it finds; see `penstock_worker.ingest.watch`.
         self.pulse: Pulse | None = None
         self.stall: Stall | None = None
+        self.metrics = IngestMetrics(self, c.app.penstock_types)
         c.ingest_step = self
 
     # -- Celery's calls ------------------------------------------------------------------------------------------------------
@@ -198,6 +200,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         self._consumed += len(deliveries)
+        self.metrics.messages.inc(len(deliveries))
         self.ready.extend(self.buffer.add_all(deliveries))
         self._pump()
         if not self.buffer.is_empty and self._age_timer is None:
@@ -262,6 +265,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         if not self.is_paused and not self.is_stopping:
             logger.warning("paused, %s", why, extra={"action": "paused"})
             self.paused_why = why
+            self.metrics.pauses.inc()
             self.source.pause()
             waiting = self._take_waiting()
             # Lone suspects stay: that their last try ended in order is known here only.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -20,10 +21,11 @@ from celery.exceptions import Reject
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import DatabaseAway
 from penstock_worker.ingest import failpoints
-from penstock_worker.ingest.account import count_outcomes
+from penstock_worker.ingest.account import by_outcome
 from penstock_worker.ingest.answers import ANSWERS, MAX_ANSWERS_CHARACTERS
 from penstock_worker.ingest.blame import log_refusal, one_line, squeezed
 from penstock_worker.ingest.decode import Decoded, refuse_whole
+from penstock_worker.ingest.measures import MAX_MEASURES_CHARACTERS, MEASURES, measure
 from penstock_worker.ingest.message import Message, RawMessage, unwrap
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.stopwatch import Stopwatch
@@ -36,8 +38,8 @@ __all__ = ["Child", "register_tasks"]
 
 logger = logging.getLogger(__name__)
 
-#: Characters of a batch's result as Celery brings it to the main process: the answers, and room for the counts.
-MAX_RESULT_CHARACTERS = MAX_ANSWERS_CHARACTERS + 64 * 1024
+#: Characters of a batch's result as Celery brings it to the main process: answers and measures, and room for the counts.
+MAX_RESULT_CHARACTERS = MAX_ANSWERS_CHARACTERS + MAX_MEASURES_CHARACTERS + 64 * 1024
 
 #: How a batch is tried: with others, alone because it is a suspect, or alone again after a try that ended in order.
 Mode = Literal["together", "alone", "alone_innocent"]
@@ -104,7 +106,8 @@ class Child:
         decoded = Decoded()
         refuse_whole(decoded, message, verdict)
         self.writer.store(decoded, Stopwatch())
-        return Result(count_outcomes(decoded), {})
+        measures = measure(decoded, self.writer.validators.records, time.time_ns() // 1_000)
+        return Result(by_outcome(measures.events), {}, measures=measures.line())
 
     def probe(self) -> dict[str, Any]:
         """Whether the database would take a batch; one that answers may be a standby, or full."""
@@ -160,4 +163,5 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
 
 def _counts(result: Result) -> dict[str, Any]:
     counts: dict[str, Any] = {**result.outcomes, "in_blocks": result.in_blocks, "ms": result.stage_ms}
-    return counts | {ANSWERS: result.answers} if result.answers else counts
+    answers = {ANSWERS: result.answers} if result.answers else {}
+    return counts | {MEASURES: result.measures} | answers

@@ -22,7 +22,7 @@ from penstock_schemas.answer import new_address
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import CulpritUnknown, DatabaseAway
 from penstock_worker.ingest import failpoints
-from penstock_worker.ingest.account import count_outcomes, entries_of, hold, letters_of, sightings_of
+from penstock_worker.ingest.account import by_outcome, entries_of, hold, letters_of, sightings_of
 from penstock_worker.ingest.answers import answers_to
 from penstock_worker.ingest.blame import is_of_table, log_refusal, one_line
 from penstock_worker.ingest.block import Block
@@ -32,6 +32,7 @@ from penstock_worker.ingest.decode import Decoded, decode, dissolve, refuse_whol
 from penstock_worker.ingest.fence import refuse_erased
 from penstock_worker.ingest.groups import Groups, groups_of, with_repeated_keys
 from penstock_worker.ingest.judge import judge, untimely
+from penstock_worker.ingest.measures import measure
 from penstock_worker.ingest.message import Envelope, Message, RawMessage
 from penstock_worker.ingest.outcome import Outcome, Verdict
 from penstock_worker.ingest.refuse_unread import refuse_unread
@@ -64,7 +65,7 @@ FIRST_PAUSE_S = 0.01
 @dataclass(frozen=True)
 class Result:
     """
-    Events by outcome, milliseconds by stage, and what there is to answer (see `answers`).
+    Events by outcome, milliseconds by stage, what there is to answer (see `answers`) and to measure (see `measures`).
 
     `in_blocks` is how many of the events went as columns all the way (see `block`): next to all of them, or writing is slow.
     """
@@ -73,6 +74,7 @@ class Result:
     stage_ms: dict[str, float]
     answers: str = ""
     in_blocks: int = 0
+    measures: str = ""
 
 
 class Writer:
@@ -120,7 +122,8 @@ class Writer:
         answers = self.store(decoded, watch)
         watch.start("")
         stage_ms = {stage: round(ms, 1) for stage, ms in watch.stage_ms.items()}
-        return Result(count_outcomes(decoded), stage_ms, answers, sum(map(len, decoded.blocks)))
+        measures = measure(decoded, self.validators.records, time.time_ns() // 1_000)
+        return Result(by_outcome(measures.events), stage_ms, answers, sum(map(len, decoded.blocks)), measures.line())
 
     def store(self, decoded: Decoded, watch: Stopwatch, claim: Claim | None = None) -> str:
         """
