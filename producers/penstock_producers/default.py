@@ -5,8 +5,8 @@ The process's own producer, for those who want no object.
 
     publish(Invoice(invoice_id="17", total=90))
 
-It is made by the first `publish`, for the broker that `PENSTOCK_BROKER_URL` names, or before that by `configure`. The end of
-the process closes it.
+It is made by the first `publish`, for the broker that `PENSTOCK_BROKER_URL` names (see `broker_url` for what else counts), or
+before that by `configure`. The end of the process closes it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from datetime import datetime
 from typing import Any
 
+from penstock_producers.broker_url import broker_url_from
 from penstock_producers.errors import NotConfigured
 from penstock_producers.producer import Producer
 from penstock_producers.receipt import Receipt
@@ -42,11 +43,11 @@ def configure(broker_url: str | None = None, **options: Any) -> Producer:
     Make the process's own producer, in place of the one there is, which is closed.
 
     Args:
-        broker_url: None takes `PENSTOCK_BROKER_URL`.
+        broker_url: None takes what the environment says, see `broker_url`.
         options: See `Producer`.
 
     Raises:
-        NotConfigured: There is no URL.
+        NotConfigured: There is no URL, or what the environment says of it cannot be.
         ValueError: The URL or an option cannot be right.
     """
     global _producer  # there is one for the process, that is what this module is for
@@ -77,7 +78,10 @@ def publish(record: Record, *, occurred_at: datetime | None = None) -> Receipt:
 
 
 def _url(broker_url: str | None) -> str:
-    url = broker_url or os.environ.get("PENSTOCK_BROKER_URL")
+    try:
+        url = broker_url or broker_url_from(os.environ)
+    except ValueError as exc:
+        raise NotConfigured(str(exc)) from exc
     if not url:
         raise NotConfigured(
             "no broker: set PENSTOCK_BROKER_URL, or call penstock_producers.configure('redis://host:6379/0') first"

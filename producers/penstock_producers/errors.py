@@ -33,7 +33,7 @@ class BufferFull(ProducerError):  # noqa: N818  # it is a state, not a mistake
 
 
 class NotConfigured(ProducerError):  # noqa: N818  # it is a state, not a mistake
-    """Raised when something is published without a producer, and no broker is named."""
+    """Raised when something is published without a producer, and no broker is named, or not rightly."""
 
 
 class TransportError(ProducerError):

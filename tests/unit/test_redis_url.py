@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import trustme
 from redis.connection import SSLConnection
 
 from penstock_producers.transports.redis import RedisTransport
@@ -41,12 +43,14 @@ def test_where_a_url_leads(url: str, expected: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("reqs", ["CERT_REQUIRED", "required"])
-def test_tls_options_are_understood_in_celerys_and_in_redis_spelling(reqs: str) -> None:
-    arguments = read(f"rediss://cache/1?ssl_cert_reqs={reqs}&ssl_ca_certs=%2Fetc%2Fca.pem&ssl_check_hostname=false")
+def test_tls_options_are_understood_in_celerys_and_in_redis_spelling(reqs: str, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(ca))
+    arguments = read(f"rediss://cache/1?ssl_cert_reqs={reqs}&ssl_ca_certs={ca}&ssl_check_hostname=false")
     assert (arguments["ssl"], arguments["ssl_cert_reqs"]) == (True, ssl.CERT_REQUIRED)
-    assert (arguments["ssl_ca_certs"], arguments["ssl_check_hostname"]) == ("/etc/ca.pem", False)
+    assert (arguments["ssl_ca_certs"], arguments["ssl_check_hostname"]) == (str(ca), False)
     connection = connection_of(arguments)
-    assert (connection.cert_reqs, connection.ca_certs, connection.check_hostname) == (ssl.CERT_REQUIRED, "/etc/ca.pem", False)
+    assert (connection.cert_reqs, connection.ca_certs, connection.check_hostname) == (ssl.CERT_REQUIRED, str(ca), False)
 
 
 def test_tls_without_options_checks_the_certificate_and_the_name() -> None:

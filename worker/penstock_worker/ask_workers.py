@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
 
+from penstock_producers.transports.tls import celery_broker, say_tls_error
 from penstock_worker.errors import BrokerAway
 from penstock_worker.settings import Settings
 
@@ -70,7 +71,8 @@ class Workers:
         except _AllAnsweredError:
             pass
         except self._errors as exc:
-            raise BrokerAway(f"the broker cannot be reached: {' '.join(str(exc).split())}") from exc
+            text = " ".join(str(exc).split())
+            raise BrokerAway(f"the broker cannot be reached: {say_tls_error(text) or text}") from exc
         return found
 
     def _step(self, told: Any) -> dict[str, Any] | None:
@@ -84,6 +86,10 @@ def open_workers(settings: Settings) -> Iterator[Workers]:
     """A connection over which workers can be asked; it is made when the first one is."""
     import celery
 
-    with celery.Celery("penstock-look", broker=settings.broker, set_as_current=False) as app:
-        app.conf.update(broker_connection_timeout=settings.connect_timeout_s, broker_transport_options={"max_retries": 1})
+    with celery.Celery("penstock-look", set_as_current=False) as app:
+        app.conf.update(
+            **celery_broker(settings.broker),
+            broker_connection_timeout=settings.connect_timeout_s,
+            broker_transport_options={"max_retries": 1},
+        )
         yield Workers(app, settings.queue)

@@ -1,38 +1,45 @@
 """
 Every setting of the worker's side, read once from the environment (prefix `PENSTOCK_`) and passed down.
 
-Where no URL is set, the stack that `penstock up` runs in this folder is used, if one is running: `.penstock/stack.json`.
+Each may be given as `PENSTOCK_<NAME>_FILE` instead, with the path of a file that has the value. Where no
+URL is set, the stack that `penstock up` runs in this folder is used, if one is running: `.penstock/stack.json`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from penstock_producers import environment
+from penstock_producers.broker_url import TlsFiles, join_broker_url
+from penstock_worker.database_url import check_database_url, join_database_url
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.retention_setting import parse_retention
 
-__all__ = ["LOCK_FILE", "STACK_FILE", "Settings", "load_settings"]
+__all__ = ["LOCK_FILE", "STACK_FILE", "Settings", "hide_password", "load_settings", "variable_of"]
 
 #: Where `penstock up` says what runs, relative to the folder it was started in.
 STACK_FILE = Path(".penstock") / "stack.json"
 #: Locked while it runs, and by nobody after a kill -9.
 LOCK_FILE = STACK_FILE.with_name("up.lock")
 
-_DATABASE_SCHEMES = ("postgresql://", "postgres://")
 _BROKER_SCHEMES = ("redis://", "rediss://", "amqp://", "amqps://")
 
 
 class Settings(BaseSettings):
     """One frozen object; the field's description is its documentation."""
 
-    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PENSTOCK_", env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     broker_url: str | None = Field(
         None, description="redis://, rediss://, amqp:// or amqps://; empty starts an embedded Valkey"
@@ -43,7 +50,9 @@ class Settings(BaseSettings):
     broker_tls_ca: Path | None = Field(None, description="Authorities of the broker's certificate; empty takes the system's")
     broker_tls_certificate: Path | None = Field(None, description="Our certificate for the broker, with its chain")
     broker_tls_key: Path | None = Field(None, description="The private key of that certificate")
-    database_tls_ca: Path | None = Field(None, description="Authorities of the database's certificate; makes TLS a must")
+    database_tls_ca: Path | None = Field(
+        None, description="Authorities of the database's certificate, or `system`; makes TLS a must"
+    )
     database_tls_certificate: Path | None = Field(None, description="Our certificate for the database")
     database_tls_key: Path | None = Field(None, description="The private key of that certificate")
     records: Annotated[tuple[str, ...], NoDecode] = Field((), description="Modules with record types, separated by commas")
@@ -160,8 +169,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, value: str | None) -> str | None:
-        if value and not value.startswith(_DATABASE_SCHEMES):
-            raise ValueError(f"must begin with {' or '.join(_DATABASE_SCHEMES)}")
+        if value:
+            check_database_url(value)
         return value or None
 
     @field_validator("broker_url")
@@ -173,17 +182,78 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The database's URL; raises ConfigurationError where there is none."""
-        return _required(self.database_url, "PENSTOCK_DATABASE_URL", "postgresql://user:password@host/name")
+        """The database's URL, with password and TLS; raises ConfigurationError where there is none, or it cannot be right."""
+        url = _required(self.database_url, "PENSTOCK_DATABASE_URL", "postgresql://user:password@host/name")
+        files = TlsFiles(self.database_tls_ca, self.database_tls_certificate, self.database_tls_key)
+        try:
+            return join_database_url(url, _text(self.database_password), files)
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
 
     @property
     def broker(self) -> str:
-        """The broker's URL; raises ConfigurationError where there is none."""
-        return _required(self.broker_url, "PENSTOCK_BROKER_URL", "redis://host:6379/0 or amqp://user:password@host//")
+        """The broker's URL, with password and TLS; raises ConfigurationError where there is none, or it cannot be right."""
+        # Here, because commands that ask no broker need not wait for kombu.
+        from penstock_producers.transports.tls import check_tls
+
+        url = _required(self.broker_url, "PENSTOCK_BROKER_URL", "redis://host:6379/0 or amqp://user:password@host//")
+        files = TlsFiles(self.broker_tls_ca, self.broker_tls_certificate, self.broker_tls_key)
+        try:
+            url = join_broker_url(url, _text(self.broker_password), files)
+            check_tls(url)
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
+        return url
+
+    def with_database(self, url: str) -> Settings:
+        """The same with another database, whose URL says all that it says itself; the rest is as for the configured one."""
+        changes: dict[str, Any] = {"database_url": url}
+        if hide_password(url) != url or "password=" in url:
+            changes["database_password"] = None
+        if re.search(r"\bssl(mode|rootcert|cert)=", url):
+            changes |= dict.fromkeys(("database_tls_ca", "database_tls_certificate", "database_tls_key"))
+        return self.model_copy(update=changes)
 
     def describe(self) -> dict[str, Any]:
         """Every setting as JSON has it, without the passwords in URLs."""
-        return {name: _without_password(value) for name, value in self.model_dump(mode="json").items()}
+        return {name: hide_password(value) for name, value in self.model_dump(mode="json").items()}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in the call, then the environment, then the files that it names."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """The content of `PENSTOCK_<NAME>_FILE`; ConfigurationError where `PENSTOCK_<NAME>` is set too, or it cannot be read."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """See pydantic-settings."""
+        del field
+        variable = variable_of(field_name)
+        try:
+            value = environment.read(variable, os.environ) if environment.file_of(variable, os.environ) else None
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
+        return value, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """See pydantic-settings."""
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def variable_of(name: str) -> str:
+    """The environment's variable of a setting."""
+    return f"PENSTOCK_{name.upper()}"
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -197,15 +267,19 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as exc:
         error = exc.errors()[0]
-        name = "PENSTOCK_" + "_".join(str(part) for part in error["loc"]).upper()
+        name = variable_of("_".join(str(part) for part in error["loc"]))
         raise ConfigurationError(f"{name}: {error['msg'].removeprefix('Value error, ')}") from exc
     if settings.broker_url or settings.database_url:
         return settings
     return settings.model_copy(update=_running_stack())
 
 
-def _without_password(value: Any) -> Any:
-    """A password may have signs in it that should be escaped in a URL and are not, so that its end is the last `@`."""
+def hide_password(value: Any) -> Any:
+    """
+    A URL without its password, and whatever is no URL as it is.
+
+    A password may have signs in it that should be escaped in a URL and are not, so that its end is the last `@`.
+    """
     if not isinstance(value, str) or "://" not in value:
         return value
     scheme, _, rest = value.partition("://")
@@ -229,6 +303,10 @@ def _is_locked(file: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 def _required(value: str | None, name: str, example: str) -> str:

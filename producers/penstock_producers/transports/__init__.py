@@ -101,6 +101,9 @@ def broker_for(broker_url: str, queue: str, timeout_s: float) -> Broker:
         ValueError: The URL cannot be right; the message says why, without the password.
     """
     check_url(broker_url)
+    from penstock_producers.transports.tls import check_tls
+
+    check_tls(broker_url)
     # Imported now, by who makes the producer: a program that ends soon after would have the sender do it while the interpreter
     # shuts down, where these libraries can no longer be imported, and its events were lost.
     _transport_class(broker_url)
@@ -148,8 +151,11 @@ def check_url(broker_url: str) -> None:
     try:
         parts = urlsplit(broker_url)
         port, path = parts.port, parts.path
-    except ValueError as exc:
-        raise ValueError(f"{scheme}://: the broker's URL has a wrong address or port: {exc}") from None
+    except ValueError:
+        # Not what is wrong with it: that may be a part of a password with signs that should be escaped.
+        raise ValueError(
+            f"{scheme}://: the broker's URL has a wrong address or port; signs like / : @ % of a password are escaped in a URL"
+        ) from None
     if port == 0:
         raise ValueError(f"{scheme}://: the broker's URL has port 0")
     if scheme.startswith("redis") and path.strip("/") and not path.strip("/").isdecimal():

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import amqp
-from kombu.connection import Connection
 
 from penstock_producers.errors import MessagesTooLarge, TransportError
+from penstock_producers.transports.tls import broker_connection, say_tls_error
 from penstock_schemas.topology import queues
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
@@ -35,7 +35,7 @@ class AmqpTransport:
     def __init__(self, broker_url: str, queue: str, timeout_s: float) -> None:
         self._queue = queue
         self._timeout_s = timeout_s
-        self._client: Any = Connection(
+        self._client: Any = broker_connection(
             broker_url,
             connect_timeout=timeout_s,
             transport_options={"on_blocked": self._on_blocked, "on_unblocked": self._on_unblocked},
@@ -205,4 +205,5 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (amqp.AMQPError, OSError) as exc:
-        raise TransportError(f"RabbitMQ: {str(exc) or type(exc).__name__}") from exc
+        text = str(exc)
+        raise TransportError(f"RabbitMQ: {say_tls_error(text) or text or type(exc).__name__}") from exc

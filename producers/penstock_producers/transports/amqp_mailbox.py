@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 import amqp
-from kombu.connection import Connection
 
 from penstock_producers.transports.amqp import translated
+from penstock_producers.transports.tls import broker_connection
 from penstock_schemas.answer import new_address
 
 __all__ = ["AmqpMailbox"]
@@ -30,7 +30,7 @@ class AmqpMailbox:
     def __init__(self, broker_url: str, timeout_s: float) -> None:
         self.address: str | None = None
         self._timeout_s = timeout_s
-        self._client: Any = Connection(broker_url, connect_timeout=timeout_s, heartbeat=_HEARTBEAT_S)
+        self._client: Any = broker_connection(broker_url, connect_timeout=timeout_s, heartbeat=_HEARTBEAT_S)
         self._connection: Any = None
         self._lines: list[bytes] = []
 

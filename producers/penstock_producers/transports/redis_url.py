@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from penstock_producers.transports import check_url
+from penstock_producers.transports.tls import redis_tls
 
 __all__ = ["redis_arguments"]
 
@@ -19,18 +20,16 @@ def redis_arguments(url: str, *, socket_timeout_s: float, connect_timeout_s: flo
     """
     The arguments of `redis.Redis` for a URL, parsed by kombu as Celery's own connection to it is.
 
-    Of its query only what configures TLS (`ssl_...`) is used: the rest are options of kombu's consumers. redis-py does not try
+    Of its query only what configures TLS is used, see `tls`: the rest are options of kombu's consumers. redis-py does not try
     again by itself: both sides do, and know how long it may take.
 
     Raises:
         ValueError: The URL cannot be right; the message says why, without the password.
     """
     check_url(url)
+    tls = redis_tls(url)
     try:
         parts = parse_url(url)
-        tls = parts.get("ssl", {})
-        if "ssl_min_version" in tls:
-            tls["ssl_min_version"] = int(tls["ssl_min_version"])
     except (KeyError, TypeError, ValueError) as exc:
         raise ValueError(f"{url.partition('://')[0]}://: an option of the broker's URL is wrong: {exc}") from None
     arguments: dict[str, Any] = {

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from penstock_producers import BufferFull, Producer
+from penstock_producers.broker_url import broker_url_from
 from penstock_schemas import Record, Registry, load_registry
 from penstock_schemas.wire import MAX_MESSAGE_BYTES, QUEUE
 from penstock_worker.errors import ConfigurationError
@@ -221,7 +222,10 @@ def _producer(broker_url: str | None, queue: str | None, timeout_s: float) -> Pr
 
 def find_broker(broker_url: str | None) -> str:
     """The URL given, else the environment's, else that of a running stack; raises ConfigurationError where there is none."""
-    url = broker_url or os.environ.get("PENSTOCK_BROKER_URL") or _running_broker()
+    try:
+        url = broker_url or broker_url_from(os.environ) or _running_broker()
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
     if not url:
         raise ConfigurationError("no broker and no `penstock up` in this folder: give --broker-url or set PENSTOCK_BROKER_URL")
     return url

@@ -50,6 +50,7 @@ def restore(
     from penstock_worker.store.retention.policy import registry_for
 
     settings = load_settings(**({"database_url": into} if into else {}))
+    settings = settings.with_database(into) if into else settings
     path, header = find_backup(folder or settings.backup_folder, backup)
     with explained():
         target = look_at_target(settings.database)

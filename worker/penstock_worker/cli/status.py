@@ -14,6 +14,7 @@ from kombu.connection import Connection
 from rich.console import Console
 from rich.table import Table
 
+from penstock_producers.transports.tls import broker_connection, say_tls_error
 from penstock_schemas import load_registry
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
@@ -91,12 +92,12 @@ def look(settings: Settings) -> Status:
 
 
 def _broker(settings: Settings) -> Connection:
-    connection = Connection(settings.broker, connect_timeout=BROKER_CONNECT_S)
+    connection = broker_connection(settings.broker, connect_timeout=BROKER_CONNECT_S)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_CONNECT_S)
     except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
         connection.release()
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        reason = say_tls_error(str(exc)) or (str(exc).splitlines() or [type(exc).__name__])[0]
         raise ConfigurationError(f"the broker cannot be reached: {reason}; check PENSTOCK_BROKER_URL") from exc
     return connection
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from penstock_worker.settings import Settings, load_settings
-from penstock_worker.stack.checks import hide_password
+from penstock_worker.settings import Settings, hide_password, load_settings
 from penstock_worker.stack.up import Stack, start_stack
 
 __all__ = ["end_like_ctrl_c", "register"]

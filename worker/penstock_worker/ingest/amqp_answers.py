@@ -14,8 +14,8 @@ from typing import Any
 
 import amqp
 from amqp.exceptions import AMQPError
-from kombu.connection import Connection
 
+from penstock_producers.transports.tls import broker_connection
 from penstock_worker.ingest.answer_skip import AnswerSkip
 from penstock_worker.ingest.answers import AddressedAnswer
 
@@ -37,7 +37,7 @@ class AmqpAnswers:
     """
 
     def __init__(self, broker_url: str, now: Callable[[], float] = time.monotonic) -> None:
-        self._client = Connection(
+        self._client = broker_connection(
             broker_url,
             connect_timeout=CONNECT_S,
             heartbeat=0,  # nobody would send them; TCP's own keepalive is on

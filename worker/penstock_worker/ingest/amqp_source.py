@@ -14,8 +14,8 @@ from typing import Any
 
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.timer import Timer
-from kombu.connection import Connection
 
+from penstock_producers.transports.tls import broker_connection
 from penstock_schemas.topology import queues
 from penstock_worker.ingest.amqp_answers import AmqpAnswers, hang_up
 from penstock_worker.ingest.amqp_connection import BulkConnection
@@ -106,7 +106,7 @@ class AmqpSource:
         self.resume()
 
     def _connect(self) -> None:
-        client = Connection(
+        client = broker_connection(
             self._settings.broker,
             heartbeat=HEARTBEAT_S,
             connect_timeout=self._settings.connect_timeout_s,

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import redis
 from amqp.exceptions import AMQPError
-from kombu.connection import Connection
 
 from penstock_producers.transports.redis_url import redis_arguments
+from penstock_producers.transports.tls import broker_connection
 from penstock_worker.settings import Settings
 
 __all__ = ["Depth", "depth_of"]
@@ -85,7 +85,7 @@ class _AmqpDepth:
 
     def _connected(self) -> Any:
         if self._connection is None:
-            client = Connection(
+            client = broker_connection(
                 self._settings.broker,
                 heartbeat=0,
                 connect_timeout=self._settings.connect_timeout_s,

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import kombu.exceptions
-from kombu.connection import Connection
 from kombu.entity import Exchange
 from kombu.messaging import Producer
 
+from penstock_producers.transports.tls import broker_connection, say_tls_error
 from penstock_schemas.topology import CHANGES_EXCHANGE
 from penstock_worker.errors import BrokerAway
 from penstock_worker.settings import Settings
@@ -60,7 +60,9 @@ def open_announcer(settings: Settings) -> Iterator[Announcer]:
     Raises:
         BrokerAway: It cannot be reached.
     """
-    connection = Connection(settings.broker, connect_timeout=settings.connect_timeout_s, transport_options=_options(settings))
+    connection = broker_connection(
+        settings.broker, connect_timeout=settings.connect_timeout_s, transport_options=_options(settings)
+    )
     errors = (*connection.connection_errors, *connection.channel_errors, kombu.exceptions.OperationalError, OSError)
     try:
         try:
@@ -81,4 +83,4 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return say_tls_error(str(error)) or (str(error).splitlines() or [type(error).__name__])[0]

@@ -46,7 +46,7 @@ def make_backup(work: Work) -> dict[str, Any]:
         found = list_backups(settings.backup_folder)
         return {"removed": [each.path.name for each in outdated(found, work.now, settings.backup_keep_days)]}
     recipients = read_recipients(settings.backup_key_file) if settings.backup_key_file else []
-    programs = find_programs(work.connection.info.server_version // 10_000, settings.postgres_programs)
+    programs = find_programs(work.connection.info.server_version // 10_000, settings.postgres_programs, url=settings.database)
     now = work.now.astimezone(UTC)
     backup_id = new_id(now)
     with new_backup(settings.backup_folder, backup_id) as draft:

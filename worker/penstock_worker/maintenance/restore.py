@@ -227,7 +227,7 @@ class _Restore:
     def _erase_anew(self, server: Server, connection: Connection) -> None:
         """No erasure begins in the old database while it is being done."""
         self._progress("erasing", 0, None)
-        settings = self._settings.model_copy(update={"database_url": server.url_of(connection.info.dbname)})
+        settings = self._settings.with_database(server.url_of(connection.info.dbname))
         with _connect(server.url) as old, alone(old):
             self.erased = reapply(connection, self._registry, carry_fences(old), settings)
 

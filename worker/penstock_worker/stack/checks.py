@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
+from penstock_producers.transports.tls import broker_connection, say_tls_error
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.settings import hide_password
 
-__all__ = ["check_broker", "check_database", "hide_password"]
+__all__ = ["check_broker", "check_database"]
 
 #: The oldest servers that Penstock is made for.
 _OLDEST_POSTGRES = 14
@@ -27,8 +27,9 @@ def check_database(url: str, connect_timeout_s: float) -> None:
         with psycopg.connect(url, connect_timeout=max(2, round(connect_timeout_s))) as connection:
             version = connection.info.server_version // 10_000
     except psycopg.Error as exc:
+        reason = _reason(exc, "PENSTOCK_DATABASE")
         raise ConfigurationError(
-            f"the database cannot be reached: {_first_line(exc)}; check PENSTOCK_DATABASE_URL ({hide_password(url)})"
+            f"the database cannot be reached: {reason}; check PENSTOCK_DATABASE_URL ({hide_password(url)})"
         ) from exc
     if version < _OLDEST_POSTGRES:
         raise ConfigurationError(f"PostgreSQL {version} is too old: Penstock needs {_OLDEST_POSTGRES} or newer")
@@ -41,12 +42,11 @@ def check_broker(url: str, connect_timeout_s: float) -> None:
     Raises:
         ConfigurationError: It cannot be reached, is too old, or is a Redis Cluster.
     """
-    from kombu.connection import Connection
-
     options = {"socket_connect_timeout": connect_timeout_s, "socket_timeout": connect_timeout_s}
     is_redis = url.startswith("redis")
     try:
-        with Connection(url, connect_timeout=connect_timeout_s, transport_options=options if is_redis else {}) as connection:
+        transport_options = options if is_redis else {}
+        with broker_connection(url, connect_timeout=connect_timeout_s, transport_options=transport_options) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=connect_timeout_s)
             if is_redis:
                 _check_redis(connection.default_channel.client.info())
@@ -55,14 +55,10 @@ def check_broker(url: str, connect_timeout_s: float) -> None:
     except ConfigurationError:
         raise
     except Exception as exc:  # kombu passes on what any driver raises, a bad host name or password included
+        reason = _reason(exc, "PENSTOCK_BROKER")
         raise ConfigurationError(
-            f"the broker cannot be reached: {_first_line(exc)}; check PENSTOCK_BROKER_URL ({hide_password(url)})"
+            f"the broker cannot be reached: {reason}; check PENSTOCK_BROKER_URL ({hide_password(url)})"
         ) from exc
-
-
-def hide_password(url: str) -> str:
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
 
 
 def _check_redis(info: dict[str, object]) -> None:
@@ -83,5 +79,5 @@ def _require(product: str, version: str, oldest: tuple[int, int]) -> None:
         raise ConfigurationError(f"{product} {version} is too old: Penstock needs {oldest[0]}.{oldest[1]} or newer")
 
 
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+def _reason(exc: Exception, name: str) -> str:
+    return say_tls_error(str(exc), name) or (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -156,9 +156,9 @@ class Stack:
 
     def _check_given_servers(self) -> None:
         if self.settings.database_url:
-            check_database(self.settings.database_url, self.settings.connect_timeout_s)
+            check_database(self.settings.database, self.settings.connect_timeout_s)
         if self.settings.broker_url:
-            check_broker(self.settings.broker_url, self.settings.connect_timeout_s)
+            check_broker(self.settings.broker, self.settings.connect_timeout_s)
 
     def _start_servers(self) -> None:
         urls = {}

@@ -59,7 +59,7 @@ class Opened:
         major = connection.info.server_version // 10_000
         missing = [] if self.header.format == "plain" else self._missing_roles(connection)
         load_dump(
-            find_programs(max(major, self.manifest.versions.pg_dump), programs_folder),
+            find_programs(max(major, self.manifest.versions.pg_dump), programs_folder, url=url),
             url,
             self.path / self.header.name_of(DUMP_FILES[self.header.format]),
             self.header.format,

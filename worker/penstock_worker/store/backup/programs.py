@@ -45,22 +45,26 @@ class Programs:
         return str(self.folder / "psql")
 
 
-def find_programs(major: int, folder: Path | None = None) -> Programs:
+def find_programs(major: int, folder: Path | None = None, *, url: str = "") -> Programs:
     """
     The programs of this major version, else the next newer: pg_dump does not read a server that is newer than itself.
 
     Args:
         major: The server's version, or that of the pg_dump whose dump is to be read, if it is newer.
         folder: Where to look, and nowhere else; by default beside the embedded server, in the PATH and where Debian puts them.
+        url: The database's: where it wants TLS, programs without it do not fit. Those beside the embedded server have none.
 
     Raises:
-        ConfigurationError: There are none, or they are too old; says what to install.
+        ConfigurationError: There are none, they are too old or have no TLS; says what to install.
     """
     found = [programs for place in ([folder] if folder else _usual_folders()) if (programs := _programs_in(place))]
-    fitting = [programs for programs in found if programs.major >= major]
+    new_enough = [programs for programs in found if programs.major >= major]
+    fitting = [programs for programs in new_enough if not _wants_tls(url) or _has_tls(programs)]
     if fitting:
         return min(fitting, key=lambda programs: programs.major)
     remedy = _REMEDY.format(major=major)
+    if new_enough:
+        raise ConfigurationError(f"the pg_dump in {new_enough[0].folder} was built without TLS: {remedy}")
     if found:
         newest = max(programs.major for programs in found)
         raise ConfigurationError(f"pg_dump {newest} is too old for PostgreSQL {major}: {remedy}")
@@ -84,6 +88,17 @@ def as_words(url: str) -> tuple[str, dict[str, str]]:
         environment["PGPASSWORD"] = str(password)
     # pg_dump waits for most of its time: without these, for two hours for a server that is gone.
     return make_conninfo("", **KEEPALIVES | parts), environment
+
+
+def _wants_tls(url: str) -> bool:
+    return bool(url) and conninfo_to_dict(url).get("sslmode", "prefer") in ("require", "verify-ca", "verify-full")
+
+
+def _has_tls(programs: Programs) -> bool:
+    """Libpq refuses the word before it connects anywhere."""
+    words = [programs.psql, "--no-psqlrc", "--dbname", "host=/nonexistent sslmode=require"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False)
+    return "not compiled in" not in done.stderr
 
 
 def _usual_folders() -> Iterator[Path]:
