@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from penstock_migrations.autogenerate import Comparison
+from penstock_migrations.heads import noted_revisions, version_table
 from penstock_migrations.operations import drop_schema_if_empty
 from penstock_migrations.packages import OWN_PACKAGE, Package, find_packages
 from penstock_migrations.session import connect, open_connection, patiently
@@ -30,7 +31,6 @@ from penstock_worker.store.own_schema import OWN_SCHEMA
 from penstock_worker.store.partitions import ensure_partitions
 from penstock_worker.store.promotion import promote_all
 from penstock_worker.store.tables import metadata_for
-from penstock_worker.store.upsert import literal, quote
 
 __all__ = ["Created", "State", "check_migrated", "create", "default_package", "downgrade", "states", "steps", "upgrade"]
 
@@ -200,7 +200,7 @@ def check_migrated(database: str | Connection, registry: Registry, locations: Lo
         with connect(database, is_alone=False) as connection:
             behind = [package.name for package in packages if not _state(connection, package).is_current]
     else:
-        behind = [package.name for package in packages if _pending(package, _noted(database, package))]
+        behind = [package.name for package in packages if _pending(package, noted_revisions(database, package))]
     if behind:
         raise ConfigurationError(f"the database is not migrated ({', '.join(behind)}): run `penstock migrate up`")
 
@@ -248,12 +248,8 @@ def _run(connection: sa.Connection, registry: Registry, package: Package, action
 def _forget(database_url: str, package: Package) -> None:
     """A history undone to its beginning leaves nothing behind, and the last one not even our schema."""
     with open_connection(database_url) as connection, connection.transaction():
-        connection.execute(f"DROP TABLE IF EXISTS {_version_table(package)}")
+        connection.execute(f"DROP TABLE IF EXISTS {version_table(package)}")
         drop_schema_if_empty(connection, OWN_SCHEMA)
-
-
-def _version_table(package: Package) -> str:
-    return f"{quote(OWN_SCHEMA)}.{quote(package.version_table)}"
 
 
 def _choose(registry: Registry, name: str, locations: Locations | None) -> Package:
@@ -266,19 +262,11 @@ def _choose(registry: Registry, name: str, locations: Locations | None) -> Packa
 def _state(connection: sa.Connection, package: Package) -> State:
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection), "session.py has opened it"
-    noted = _noted(raw, package)
+    noted = noted_revisions(raw, package)
     raw.rollback()
     script = _script(package)
     heads = script.get_heads() if script else []
     return State(package.name, "+".join(noted) or None, "+".join(heads) or None, _pending(package, noted))
-
-
-def _noted(connection: Connection, package: Package) -> list[str]:
-    """The revisions in a package's version table: none before the first, several between two branches and their merge."""
-    table = _version_table(package)
-    if connection.execute(f"SELECT to_regclass({literal(table)})").fetchone() == (None,):
-        return []
-    return sorted(str(revision) for (revision,) in connection.execute(f"SELECT version_num FROM {table}").fetchall())
 
 
 def _pending(package: Package, noted: list[str]) -> tuple[str, ...]:
