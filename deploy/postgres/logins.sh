@@ -1,0 +1,22 @@
+#!/bin/sh
+# Runs once, when the database is made: who logs in, as a member of the role whose rights he needs. `penstock migrate up` says
+# what the roles may do.
+set -eu
+
+password() {
+    cat "/run/secrets/database_$1_password"
+}
+
+psql -v ON_ERROR_STOP=1 --quiet --no-password --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
+    -v database="$POSTGRES_DB" -v ingest="$(password ingest)" -v reader="$(password reader)" -v admin="$(password admin)" <<'SQL'
+CREATE ROLE penstock_ingest NOLOGIN;
+CREATE ROLE penstock_read NOLOGIN;
+CREATE ROLE penstock_admin NOLOGIN;
+CREATE ROLE ingest LOGIN PASSWORD :'ingest' IN ROLE penstock_ingest;
+CREATE ROLE reader LOGIN PASSWORD :'reader' IN ROLE penstock_read;
+-- CREATEDB: `penstock restore` loads into a new database, and gives it the name of the old one.
+CREATE ROLE admin LOGIN CREATEDB PASSWORD :'admin' IN ROLE penstock_admin;
+ALTER DATABASE :"database" OWNER TO penstock_admin;
+REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
+GRANT CONNECT ON DATABASE :"database" TO penstock_ingest, penstock_read, penstock_admin;
+SQL
