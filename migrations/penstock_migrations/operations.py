@@ -14,12 +14,22 @@ from alembic import op
 
 from penstock_schemas.record import RecordType
 from penstock_schemas.registry import Registry
+from penstock_worker.store import ownership, roles
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.partitions import ensure_partitions
 from penstock_worker.store.promotion import promote_extra as promote
 from penstock_worker.store.upsert import literal, quote
 
-__all__ = ["create_partitions", "create_schema", "drop_schema", "drop_schema_if_empty", "execute_script", "promote_extra"]
+__all__ = [
+    "create_partitions",
+    "create_roles",
+    "create_schema",
+    "drop_schema",
+    "drop_schema_if_empty",
+    "execute_script",
+    "promote_extra",
+    "withdraw_roles",
+]
 
 _IS_EMPTY = """
     SELECT to_regnamespace({0}) IS NOT NULL
@@ -61,6 +71,16 @@ def promote_extra(table: str, column: str) -> None:
     record = _find_record(table)
     if record is not None and column in record.by_name:
         promote(_driver_connection(), record, column)
+
+
+def create_roles() -> None:
+    """Make the database's roles, as far as the user may; `penstock migrate up` lays down what they may do at its end."""
+    roles.create_roles(_driver_connection())
+
+
+def withdraw_roles() -> None:
+    """Take from the roles what they have in this database; see `penstock_worker.store.ownership`."""
+    ownership.withdraw_roles(_driver_connection())
 
 
 def _find_record(table: str) -> RecordType | None:

@@ -28,11 +28,24 @@ from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.own_schema import OWN_SCHEMA
+from penstock_worker.store.ownership import settle_roles
 from penstock_worker.store.partitions import ensure_partitions
 from penstock_worker.store.promotion import promote_all
+from penstock_worker.store.roles import missing_roles, statement_for
 from penstock_worker.store.tables import metadata_for
 
-__all__ = ["Created", "State", "check_migrated", "create", "default_package", "downgrade", "states", "steps", "upgrade"]
+__all__ = [
+    "Created",
+    "State",
+    "check_migrated",
+    "create",
+    "default_package",
+    "downgrade",
+    "lacking_roles",
+    "states",
+    "steps",
+    "upgrade",
+]
 
 Locations = Mapping[str, Path]
 
@@ -71,12 +84,20 @@ class Created:
     kept: tuple[str, ...]
 
 
-def upgrade(database_url: str, registry: Registry, locations: Locations | None = None) -> list[str]:
+def upgrade(
+    database_url: str, registry: Registry, locations: Locations | None = None, *, hands_over: bool = False
+) -> list[str]:
     """
     Bring a database up to date: Penstock's tables, then each package's.
 
-    After that, make the partitions of append-only types, and move what old workers have put into `_extra` although it has a
-    column by now.
+    After that, make the partitions of append-only types, move what old workers have put into `_extra` although it has a column
+    by now, and lay down what the database's roles may do, as far as there are some.
+
+    Args:
+        database_url: The database.
+        registry: The record types.
+        locations: Folders of versions by package, beside the entry points.
+        hands_over: Make the role `penstock_admin` the owner of all tables, see `penstock_worker.store.ownership`.
 
     Returns:
         The revisions that were applied, `package:revision`.
@@ -95,6 +116,7 @@ def upgrade(database_url: str, registry: Registry, locations: Locations | None =
             for record in registry.values():
                 patiently(connection, partial(ensure_partitions, raw, record))
                 patiently(connection, partial(promote_all, raw, record))
+            patiently(connection, partial(settle_roles, raw, registry, hands_over=hands_over))
     for package in packages:
         package.folder()
     return applied
@@ -203,6 +225,18 @@ def check_migrated(database: str | Connection, registry: Registry, locations: Lo
         behind = [package.name for package in packages if _pending(package, noted_revisions(database, package))]
     if behind:
         raise ConfigurationError(f"the database is not migrated ({', '.join(behind)}): run `penstock migrate up`")
+
+
+def lacking_roles(database_url: str) -> str | None:
+    """Which roles there are not because the user may not make them, and who makes them; one line, None where all are there."""
+    with open_connection(database_url) as connection:
+        missing = missing_roles(connection)
+        return (
+            f"{connection.info.user} may not make the roles {', '.join(missing)}; to use them let a superuser run "
+            f"{statement_for(missing)} and then run `penstock migrate up` again"
+            if missing
+            else None
+        )
 
 
 def default_package(registry: Registry, locations: Locations | None = None) -> str:

@@ -102,4 +102,6 @@ def _lock(connection: sa.Connection) -> None:
     """A lock of the session, so that it lasts over the migrations' own transactions."""
     connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK})")
-    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {OWN_SCHEMA}")
+    # IF NOT EXISTS would ask for the right to make schemas, also where there is nothing to make.
+    if connection.exec_driver_sql(f"SELECT to_regnamespace('{OWN_SCHEMA}')").scalar_one() is None:
+        connection.exec_driver_sql(f"CREATE SCHEMA {OWN_SCHEMA}")

@@ -46,7 +46,7 @@ def penstock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_database_url
 
 
 def test_from_nothing_to_a_table_and_back(penstock: Any, tmp_path: Path):
-    assert penstock("up") == (0, [f"applied penstock_schemas:000{number}" for number in range(1, 5)])
+    assert penstock("up") == (0, [f"applied penstock_schemas:000{number}" for number in range(1, 6)])
     assert penstock("up") == (0, ["the database is up to date"])
     code, (line,) = penstock("create", "-m", "visits")
     (path,) = (tmp_path / "versions").glob("*_visits.py")
@@ -62,7 +62,7 @@ def test_from_nothing_to_a_table_and_back(penstock: Any, tmp_path: Path):
     code, lines = penstock("status", "--json")
     assert code == 0
     assert json.loads("\n".join(lines)) == {
-        "penstock_schemas": {"package": "penstock_schemas", "current": "0004", "head": "0004", "pending": []},
+        "penstock_schemas": {"package": "penstock_schemas", "current": "0005", "head": "0005", "pending": []},
         "visit_records": {"package": "visit_records", "current": None, "head": revision, "pending": [revision]},
     }
 

@@ -24,7 +24,7 @@ from tests.packages import Shop, registry_of
 
 OURS = "penstock_schemas"
 #: Our revisions, in their order.
-OUR_CHAIN = [f"{OURS}:000{number}" for number in range(1, 5)]
+OUR_CHAIN = [f"{OURS}:000{number}" for number in range(1, 6)]
 FUNCTIONS = (Path(store.__file__).parent / "functions.sql").read_text()
 
 _OBJECTS = """
@@ -121,7 +121,7 @@ def test_down_leaves_nothing_and_up_makes_all_again(empty_database_url: str):
     assert rows(empty_database_url, _OBJECTS) == before == []
     assert steps(empty_database_url, registry, OURS, len(OUR_CHAIN)).is_current
     assert rows(empty_database_url, _OBJECTS) == made
-    assert steps(empty_database_url, registry, OURS, -1).pending == ("0004",)
+    assert steps(empty_database_url, registry, OURS, -1).pending == ("0005",)
     assert upgrade(empty_database_url, registry) == OUR_CHAIN[-1:]
     assert upgrade(empty_database_url, registry) == []
 

@@ -28,16 +28,23 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="migrate")
 
 
-def up() -> None:
+def up(
+    *,
+    hands_over: bool = typer.Option(
+        False, "--roles", help="Make the role penstock_admin the owner of all tables, for good: its members keep house."
+    ),
+) -> None:
     """Apply every migration there is: Penstock's first, then each package's after those it depends on."""
-    from penstock_migrations.run import upgrade
+    from penstock_migrations.run import lacking_roles, upgrade
 
     url, registry, locations = _context()
-    applied = upgrade(url, registry, locations)
+    applied = upgrade(url, registry, locations, hands_over=hands_over)
     for revision in applied:
         typer.echo(f"applied {revision}")
     if not applied:
         typer.echo("the database is up to date")
+    if lacking := lacking_roles(url):
+        typer.echo(lacking, err=True)
 
 
 def down(

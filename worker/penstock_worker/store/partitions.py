@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from penstock_schemas.record import RecordType
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.months import MONTHS_BACK, kept_months, months_later
+from penstock_worker.store.ownership import give_to_owner_of
 from penstock_worker.store.upsert import quote
 
 __all__ = ["Partition", "ensure_partitions", "list_partitions", "partition_name"]
@@ -102,6 +103,7 @@ def _ensure_past(connection: Connection, record: RecordType) -> list[str]:
 def _make(connection: Connection, record: RecordType, name: str, begin: str, end: datetime) -> bool:
     """A transaction a partition: many at once would keep the table locked for long."""
     schema = record.declaration.schema
+    parent, partition = (f"{quote(schema)}.{quote(table)}" for table in (record.declaration.table_name, name))
     if _exists(connection, schema, name):
         return False
     with connection.transaction():
@@ -110,10 +112,8 @@ def _make(connection: Connection, record: RecordType, name: str, begin: str, end
             return False
         # It locks the whole table: behind a long query it would wait, and all writers behind it.
         connection.execute("SET LOCAL lock_timeout = '2s'")
-        connection.execute(
-            f"CREATE TABLE {quote(schema)}.{quote(name)} PARTITION OF {quote(schema)}.{quote(record.declaration.table_name)} "
-            f"FOR VALUES FROM ({begin}) TO ('{end.isoformat()}')"
-        )
+        connection.execute(f"CREATE TABLE {partition} PARTITION OF {parent} FOR VALUES FROM ({begin}) TO ('{end.isoformat()}')")
+        give_to_owner_of(connection, parent, partition)
     return True
 
 
