@@ -13,6 +13,7 @@ __all__ = [
     "CLOSE_DEADLINE",
     "INTERRUPTED",
     "RANGES_PER_ENVELOPE",
+    "REASONS",
     "SPOOL_CORRUPT",
     "SPOOL_FULL",
     "TOO_LARGE",
@@ -32,6 +33,7 @@ SPOOL_FULL = "spool_full"
 TOO_LARGE = "too_large"
 #: They were in this producer's own spool file, which can no longer be read and is set aside.
 SPOOL_CORRUPT = "spool_corrupt"
+REASONS = (BUFFER_FULL, CLOSE_DEADLINE, INTERRUPTED, SPOOL_FULL, TOO_LARGE, SPOOL_CORRUPT)
 
 #: Drops come in crowds: one line of log in this many seconds tells of them all.
 WARNING_EVERY_S = 10
