@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery.worker.control import Panel
+from kombu.entity import Exchange, Queue
 
 __all__ = ["register_control"]
 
@@ -23,7 +24,8 @@ def register_control() -> None:
         step = getattr(state.consumer, "ingest_step", None)
         if step is not None:
             name = step.settings.queue
-            queues.append({"name": name, "exchange": {"name": ""}, "routing_key": name})
+            # Described like a task queue: Flower's page of a worker shows every field.
+            queues.append(dict(Queue(name, Exchange(""), routing_key=name).as_dict(recurse=True)))
         return queues
 
     def flush(state: Any, id: str) -> dict[str, Any] | None:
