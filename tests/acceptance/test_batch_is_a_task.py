@@ -106,6 +106,13 @@ def test_flower_lists_batches_with_their_counts(flower: str, witness: Witness, c
     assert all(task["args"].startswith("<") and " events in " in task["args"] for task in tasks)
     assert all(task["runtime"] > 0 for task in tasks)
     until(lambda: _counts(_succeeded(flower)) == {"stored": 60, "held": 1})
+    until(lambda: _queues(flower)["penstock.events"] == {"messages": 0, "messages_ready": 0, "messages_unacknowledged": 0})
+
+
+def _queues(flower: str) -> dict[str, dict[str, int]]:
+    """What its broker page shows, but for the consumers, which Redis does not know."""
+    rows = json.loads(_get(f"{flower}/api/queues/length"))["active_queues"]
+    return {row.pop("name"): {name: value for name, value in row.items() if name != "consumers"} for row in rows}
 
 
 def _succeeded(flower: str) -> list[dict[str, Any]]:

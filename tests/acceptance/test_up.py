@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request
 
 import psutil
 import psycopg
@@ -176,12 +179,15 @@ def runs(up: Up) -> list[tuple[str, str, str]]:
         return list(connection.execute("SELECT job, state, started_by FROM penstock.maintenance_runs"))
 
 
-def test_flower_shows_and_does_not_control(running: Up) -> None:
-    url = running.stack["flower_url"]
-    with urllib.request.urlopen(f"{url}/workers?json=1", timeout=60) as page:
+def test_flower_shows_itself_to_those_who_have_the_printed_address(running: Up) -> None:
+    url = urlsplit(running.stack["flower_url"])
+    assert url.geturl() in running.recent_log()
+    address = f"http://{url.hostname}:{url.port}/api/workers"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(address, timeout=60)
+    login = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
+    with urllib.request.urlopen(Request(address, headers={"Authorization": f"Basic {login}"}), timeout=60) as page:
         assert page.status == 200
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(f"{url}/api/worker/shutdown/penstock@{socket.gethostname()}", data=b"", timeout=60)
 
 
 def test_given_urls_are_used_and_no_server_is_started(up: Up, empty_database_url: str, valkey_url: str) -> None:

@@ -14,6 +14,16 @@ from penstock_worker.settings import Settings
 from tests.integration.test_sources import publish
 
 
+def test_how_full_queues_are(broker_url: str) -> None:
+    publish(broker_url, 3)
+    settings = Settings(broker_url=broker_url)
+    consumers = 0 if broker_url.startswith("amqp") else None
+    assert queue_look.count_messages(settings, [QUEUE, "penstock.maintenance"]) == [
+        queue_look.QueueCount(QUEUE, waiting=3, held=0, consumers=consumers),
+        queue_look.QueueCount("penstock.maintenance", waiting=0, held=None, consumers=consumers),
+    ]
+
+
 @pytest.mark.rabbitmq
 def test_what_goes_back_between_two_questions_is_not_overlooked(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Connection(rabbitmq_url) as connection, connection.channel() as channel:

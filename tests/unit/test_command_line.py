@@ -107,7 +107,7 @@ def test_tasks_that_are_not_there_are_one_line(module: str) -> None:
 
 def test_flower_is_not_opened_to_everybody(tmp_path: Path) -> None:
     done = penstock(tmp_path, "flower", "--address", "0.0.0.0")
-    assert (done.returncode, "set FLOWER_BASIC_AUTH=user:password" in done.stderr) == (2, True)
+    assert (done.returncode, "set PENSTOCK_FLOWER_LOGIN=user:password" in done.stderr) == (2, True)
 
 
 def penstock(folder: Path, *words: str, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

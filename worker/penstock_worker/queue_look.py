@@ -7,7 +7,7 @@ out or says nothing of it, so there only how many messages wait is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ from penstock_worker.errors import BrokerAway, ConfigurationError
 from penstock_worker.redis_look import Seen, read_messages
 from penstock_worker.settings import Settings
 
-__all__ = ["QueueLook", "find_message", "look_at_queue", "waiting_messages", "workers_stats"]
+__all__ = ["QueueCount", "QueueLook", "count_messages", "find_message", "look_at_queue", "waiting_messages", "workers_stats"]
 
 #: Seconds that workers have to answer where their number is known, so that nobody waits longer than the last one.
 ANSWER_ALL_S = 5.0
@@ -76,6 +76,20 @@ class QueueLook:
 
 
 def look_at_queue(settings: Settings) -> QueueLook:
+@dataclass(frozen=True, slots=True)
+class QueueCount:
+    """
+    How many messages of a queue wait, and how many workers hold.
+
+    `held` is None where nobody has said it, as of a queue of tasks; `consumers` is None on Redis, which does not know them.
+    """
+
+    name: str
+    waiting: int
+    held: int | None
+    consumers: int | None
+
+
     """
     Look at all messages, and leave them where they are.
 
@@ -102,6 +116,21 @@ def waiting_messages(settings: Settings) -> int:
 
 
 def find_message(settings: Settings, event_id: UUID) -> Seen | None:
+def count_messages(settings: Settings, names: Iterable[str]) -> list[QueueCount]:
+    """
+    How full these queues are; one that is not there is empty.
+
+    Raises:
+        BrokerAway: It cannot be reached, or does not say.
+        ConfigurationError: Its URL cannot be right.
+    """
+    if settings.broker.startswith("redis"):
+        with _redis(settings) as client:
+            return [_count_at_redis(settings, client, name) for name in names]
+    with _rabbitmq(settings) as connection:
+        return [_count_at_rabbitmq(settings, connection, name) for name in names]
+
+
     """
     The message that holds an event. None if it does not wait, and on RabbitMQ always.
 
@@ -123,7 +152,7 @@ def workers_stats(settings: Settings, expected: int | None = None) -> dict[str, 
 
 def _look_at_redis(settings: Settings) -> QueueLook:
     with _redis(settings) as client:
-        waiting, held = client.llen(settings.queue), client.hlen(f"{settings.queue}:leased")
+        waiting, held = client.llen(settings.queue), client.hlen(_leased(settings.queue))
         look = QueueLook(int(waiting), int(held), is_readable=True)
         for seen in read_messages(client, settings.queue):
             look.add(seen)
@@ -170,14 +199,30 @@ def _look_at_rabbitmq(settings: Settings) -> QueueLook:
 
 def _declared(connection: Connection, queue: str) -> tuple[int, int]:
     """Messages that wait in the queue of events and in that of what RabbitMQ would not deliver, and consumers of the first."""
-    waiting, consumers = 0, 0
-    for name in queues(queue):
-        channel = connection.channel()
-        with suppress(*connection.channel_errors):  # not declared yet: empty
-            declared = channel.queue_declare(queue=name, passive=True)
-            waiting += int(declared.message_count)
-            consumers = int(declared.consumer_count) if name == queue else consumers
-    return waiting, consumers
+    counts = {name: _count(connection, name) for name in queues(queue)}
+    return sum(waiting for waiting, _ in counts.values()), counts[queue][1]
+
+
+def _count(connection: Connection, name: str) -> tuple[int, int]:
+    """Messages that wait in one queue, and its consumers."""
+    channel = connection.channel()
+    with suppress(*connection.channel_errors):  # not declared yet: empty
+        declared = channel.queue_declare(queue=name, passive=True)
+        return int(declared.message_count), int(declared.consumer_count)
+    return 0, 0
+
+
+def _count_at_redis(settings: Settings, client: redis.Redis, name: str) -> QueueCount:
+    held = int(client.hlen(_leased(name))) if name == settings.queue else None
+    return QueueCount(name, int(client.llen(name)), held, consumers=None)
+
+
+def _count_at_rabbitmq(settings: Settings, connection: Connection, name: str) -> QueueCount:
+    waiting, consumers = _count(connection, name)
+    held = None
+    if name == settings.queue:
+        held = _held_by_workers(settings, consumers) if consumers else 0
+    return QueueCount(name, waiting, held, consumers)
 
 
 def _held_by_workers(settings: Settings, consumers: int) -> int | None:
@@ -188,4 +233,9 @@ def _held_by_workers(settings: Settings, consumers: int) -> int | None:
 
 
 def _first_line(error: BaseException) -> str:
+def _leased(queue: str) -> str:
+    """The hash of what workers have in hand, see `ingest.redis_source`."""
+    return f"{queue}:leased"
+
+
     return (str(error).splitlines() or [type(error).__name__])[0]

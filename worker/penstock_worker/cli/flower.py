@@ -12,6 +12,7 @@ from penstock_worker.cli.replace import replace_by
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import load_settings
 from penstock_worker.stack.commands import flower_command
+from penstock_worker.stack.flower_login import flower_login
 from penstock_worker.stack.ports import LOOPBACK, is_port_free
 
 __all__ = ["register"]
@@ -26,19 +27,26 @@ def register(app: typer.Typer) -> None:
 
 
 def flower(
-    address: Annotated[str, typer.Option(help="Where it listens; other than loopback needs FLOWER_BASIC_AUTH.")] = LOOPBACK,
+    address: Annotated[str, typer.Option(help="Where it listens; other than loopback needs PENSTOCK_FLOWER_LOGIN.")] = LOOPBACK,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="PENSTOCK_FLOWER_PORT, else 5555.")] = None,
 ) -> None:
-    """Run Flower, read-only."""
+    """
+    Run Flower, read-only and behind a login.
+
+    Without PENSTOCK_FLOWER_LOGIN a password is made, and printed with the address.
+    """
     # Asked here because Celery would only say that it does not know the command.
     import flower as _  # noqa: F401
 
     settings = load_settings()
     port = port or settings.flower_port or _DEFAULT_PORT
-    if not _is_loopback(address) and not os.environ.get("FLOWER_BASIC_AUTH"):
-        raise ConfigurationError(f"Flower on {address} would be open to everybody: set FLOWER_BASIC_AUTH=user:password")
+    login = flower_login(settings, os.environ)
+    if login.is_made and not _is_loopback(address):
+        raise ConfigurationError(f"Flower on {address} is for others too: set PENSTOCK_FLOWER_LOGIN=user:password")
     if not is_port_free(port, address):
         raise ConfigurationError(f"port {port} on {address} is busy or not this machine's: choose another with --port")
+    typer.echo(f"Flower: {login.url(address, port)}")
+    os.environ |= login.environment
     replace_by(flower_command(settings, address, port), settings)
 
 

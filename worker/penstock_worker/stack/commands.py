@@ -38,7 +38,7 @@ def beat_command(settings: Settings) -> list[str]:
 def flower_command(settings: Settings, address: str, port: int) -> list[str]:
     """Flower, only to look at: what it shows may also be reached by those who must not control the pool."""
     words = [f"--address={address}", f"--port={port}", "--read_only=True", f"--logging={settings.log_level.lower()}"]
-    return [*_CELERY, "flower", *words]
+    return [sys.executable, "-m", "penstock_worker.stack.flower_pages", *words]
 
 
 def service_environment(settings: Settings) -> dict[str, str]:

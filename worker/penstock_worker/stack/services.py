@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 from penstock_worker.stack.commands import beat_command, flower_command, service_environment, worker_command
 from penstock_worker.stack.ports import LOOPBACK
+from penstock_worker.stack.flower_login import flower_login
 from penstock_worker.stack.process import ManagedProcess
 
 __all__ = ["Beat", "Flower", "Worker"]
@@ -53,15 +55,15 @@ class Flower(ManagedProcess):
     """Ready when its port answers."""
 
     def __init__(self, settings: Settings, port: int, *, log: Path, cwd: Path) -> None:
-        # Flower answers its API only to those who log in, and here nobody can: it is on loopback, and read-only.
-        environment = service_environment(settings) | {"FLOWER_UNAUTHENTICATED_API": "true"}
-        super().__init__("flower", log=log, env=environment, cwd=cwd)
+        self._login = flower_login(settings, os.environ)
+        super().__init__("flower", log=log, env=service_environment(settings) | self._login.environment, cwd=cwd)
         self._settings = settings
         self.port = port
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        """With the password where it was made here, because nobody else knows it."""
+        return self._login.url(LOOPBACK, self.port)
 
     def command(self) -> Sequence[str]:
         return flower_command(self._settings, LOOPBACK, self.port)

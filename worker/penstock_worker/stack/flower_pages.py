@@ -1,0 +1,118 @@
+"""
+Flower with three of its pages done by us; started as a program, by `flower_command`.
+
+| page               | Flower's own                                      | here                                                |
+|--------------------|---------------------------------------------------|-----------------------------------------------------|
+| `/broker`, its API | asks Redis without the URL's TLS, RabbitMQ by the | asks by the broker's URL alone; the queue of events |
+|                    | management's HTTP; only queues of running workers | is there also while no worker runs                  |
+| `/metrics`         | open to everybody                                 | behind the login; `/healthcheck` alone stays open   |
+| `/tasks`           | no arguments, no results                          | both: how large a batch was, how its events ended   |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from celery.bin.celery import main as celery
+from flower import urls
+from flower.api.tasks import GetQueueLengths
+from flower.options import default_options
+from flower.views.broker import BrokerView
+from flower.views.monitor import Metrics
+from tornado.web import HTTPError, authenticated
+
+from penstock_schemas.topology import queues
+from penstock_worker.errors import BrokerAway
+from penstock_worker.queue_look import QueueCount, count_messages
+from penstock_worker.settings import Settings
+
+__all__ = ["main", "replace_pages"]
+
+
+class Queues:
+    """What Flower calls a broker: it is asked for the depth of queues."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Those of the workers' queues, and that of events also while no worker is there."""
+        ours = queues(self._settings.queue) if self._settings.broker.startswith("amqp") else (self._settings.queue,)
+        ask = partial(count_messages, self._settings, sorted({*names, *ours}))
+        try:
+            return [_as_row(count) for count in await asyncio.get_running_loop().run_in_executor(None, ask)]
+        except BrokerAway as exc:
+            raise HTTPError(503, f"the broker is away: {exc}") from exc
+
+
+def _as_row(count: QueueCount) -> dict[str, Any]:
+    """In the words of RabbitMQ's management, which are those of the page."""
+    row = {
+        "name": count.name,
+        "messages": count.waiting + (count.held or 0),
+        "messages_ready": count.waiting,
+        "messages_unacknowledged": count.held,
+        "consumers": count.consumers,
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+class _Asks:
+    """Mixed into a page that shows queues."""
+
+    application: Any
+
+    def get_broker(self) -> Queues:
+        return Queues(self.application.capp.penstock_settings)
+
+
+class _BrokerPage(_Asks, BrokerView):  # type: ignore[misc]  # flower has no types
+    pass
+
+
+class _QueueLengths(_Asks, GetQueueLengths):  # type: ignore[misc]
+    pass
+
+
+class _MetricsPage(Metrics):  # type: ignore[misc]
+    get = authenticated(Metrics.get)
+
+
+#: Of the list of tasks.
+_COLUMNS = "name,args,result,state,runtime,received,worker,uuid"
+
+_REPLACED = {BrokerView: _BrokerPage, GetQueueLengths: _QueueLengths, Metrics: _MetricsPage}
+
+
+def replace_pages() -> None:
+    """
+    Put our pages in the place of Flower's.
+
+    Raises:
+        RuntimeError: This Flower has other pages; one that stays open must not go unnoticed.
+    """
+    found = set()
+    for index, handler in enumerate(urls.handlers):
+        spec = handler if isinstance(handler, urls.url) else urls.url(*handler)
+        if ours := _REPLACED.get(spec.handler_class):
+            found.add(spec.handler_class)
+            urls.handlers[index] = urls.url(spec.regex.pattern, ours, spec.kwargs, spec.name)
+    if missing := set(_REPLACED) - found:
+        raise RuntimeError(f"Flower has no {', '.join(sorted(page.__name__ for page in missing))}")
+
+
+def main() -> None:
+    """Become `celery flower` with the arguments of this program."""
+    replace_pages()
+    # Before Flower reads FLOWER_TASKS_COLUMNS, which says otherwise.
+    default_options.tasks_columns = _COLUMNS
+    sys.argv[:] = ["celery", "-A", "penstock_worker.app", "flower", *sys.argv[1:]]
+    celery()
+
+
+if __name__ == "__main__":
+    main()
