@@ -29,8 +29,10 @@ from penstock_worker.store.backup.scratch import Server, connect_to_server, scra
 from penstock_worker.store.backup.sums import list_tables
 from penstock_worker.store.backup.swap import copy_properties, swap
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.ownership import is_handed_over, settle_roles
 from penstock_worker.store.privacy.erase import alone
 from penstock_worker.store.privacy.restore import carry_fences, reapply
+from penstock_worker.store.roles import ADMIN, create_roles
 
 __all__ = ["Restored", "Target", "Verified", "look_at_target", "restore_backup", "verify_backup"]
 
@@ -181,6 +183,8 @@ class _Restore:
         self.migrated: list[str] = []
         self.erased: dict[str, Any] = {}
         self.left_out: list[str] = []
+        #: Whether the tables are to be `penstock_admin`'s: as they were, or as they are in the database that is replaced.
+        self._is_handed_over = ADMIN in opened.manifest.owners
 
     def fill(self) -> str:
         """Load into the configured database, which has no tables, in one transaction."""
@@ -195,6 +199,9 @@ class _Restore:
 
     def replace(self, *, has_old: bool) -> str:
         """Load into a database beside the configured one, then exchange them."""
+        if has_old:
+            with _connect(self._settings.database) as old:
+                self._is_handed_over |= is_handed_over(old)
         with connect_to_server(self._settings.database) as server, scratch_database(server) as name:
             url = server.url_of(name)
             with _connect(url) as connection:
@@ -211,6 +218,8 @@ class _Restore:
     def _load(self, connection: Connection, url: str, *, is_whole_or_nothing: bool = False) -> None:
         self._progress("loading", 0, None)
         programs = self._settings.postgres_programs
+        # Of another cluster, perhaps: what cannot be made is left out.
+        create_roles(connection)
         self.left_out = self._opened.load(connection, url, programs_folder=programs, is_whole_or_nothing=is_whole_or_nothing)
         problems = self._opened.compare(connection, lambda done, total: self._progress("comparing", done, total))
         if problems:
@@ -219,10 +228,19 @@ class _Restore:
     def _migrate(self, connection: Connection, url: str) -> None:
         self._progress("migrating", 0, None)
         self.migrated = upgrade(url, self._registry, parse_locations(self._settings.migrations))
+        if self._is_handed_over:
+            self._hand_over(connection)
         # The run that made the backup is in it, under way.
         connection.execute(
             "UPDATE penstock.maintenance_runs SET state = 'done', ended_at = now() WHERE job = 'backup' AND state = 'running'"
         )
+
+    def _hand_over(self, connection: Connection) -> None:
+        try:
+            settle_roles(connection, self._registry, hands_over=True)
+        except ConfigurationError:
+            # The rows are what was asked for; whose tables they are can be changed afterwards.
+            self.left_out = sorted({*self.left_out, "owners"})
 
     def _erase_anew(self, server: Server, connection: Connection) -> None:
         """No erasure begins in the old database while it is being done."""
