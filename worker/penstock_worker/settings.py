@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     probe_port: int | None = Field(
         None, ge=1, le=65_535, description="Port of /live, /ready and /metrics of a worker or beat; empty opens none"
     )
-    ready_check_s: float = Field(10, gt=0, description="Seconds between two looks at the database while no batch tells how it is")
+    ready_check_s: float = Field(10, gt=0, description="Seconds between two looks at the database while no batch is written")
     exporter_port: int = Field(9188, ge=1, le=65_535, description="Port of `penstock exporter`, on the same address")
     flower_port: int | None = Field(None, description="Port of Flower under `penstock up`; empty takes a free one")
     flower_login: SecretStr | None = Field(None, description="user:password of Flower; empty makes a password at each start")
