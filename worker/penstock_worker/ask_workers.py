@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
 
-from penstock_producers.transports.tls import celery_broker, say_tls_error
+from penstock_producers.transports.tls import celery_broker
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_worker.errors import BrokerAway
 from penstock_worker.settings import Settings
 
@@ -71,8 +72,8 @@ class Workers:
         except _AllAnsweredError:
             pass
         except self._errors as exc:
-            text = " ".join(str(exc).split())
-            raise BrokerAway(f"the broker cannot be reached: {say_tls_error(text) or text}") from exc
+            reason = say_tls_error(exc) or " ".join(str(exc).split())
+            raise BrokerAway(f"the broker cannot be reached: {reason}") from exc
         return found
 
     def _step(self, told: Any) -> dict[str, Any] | None:

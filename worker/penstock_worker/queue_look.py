@@ -18,6 +18,8 @@ import redis
 from kombu.connection import Connection
 
 from penstock_producers.transports.redis_url import redis_arguments
+from penstock_producers.transports.tls import broker_connection
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.answer import SeqRange
 from penstock_schemas.topology import queues
 from penstock_worker import seq_ranges
@@ -75,7 +77,6 @@ class QueueLook:
             self._joined_at[seen.epoch] = max(_LOOSE_RANGES, 2 * len(joined))
 
 
-def look_at_queue(settings: Settings) -> QueueLook:
 @dataclass(frozen=True, slots=True)
 class QueueCount:
     """
@@ -90,6 +91,7 @@ class QueueCount:
     consumers: int | None
 
 
+def look_at_queue(settings: Settings) -> QueueLook:
     """
     Look at all messages, and leave them where they are.
 
@@ -115,7 +117,6 @@ def waiting_messages(settings: Settings) -> int:
         return _declared(connection, settings.queue)[0]
 
 
-def find_message(settings: Settings, event_id: UUID) -> Seen | None:
 def count_messages(settings: Settings, names: Iterable[str]) -> list[QueueCount]:
     """
     How full these queues are; one that is not there is empty.
@@ -131,6 +132,7 @@ def count_messages(settings: Settings, names: Iterable[str]) -> list[QueueCount]
         return [_count_at_rabbitmq(settings, connection, name) for name in names]
 
 
+def find_message(settings: Settings, event_id: UUID) -> Seen | None:
     """
     The message that holds an event. None if it does not wait, and on RabbitMQ always.
 
@@ -177,7 +179,7 @@ def _redis(settings: Settings) -> Iterator[redis.Redis]:
 
 @contextmanager
 def _rabbitmq(settings: Settings) -> Iterator[Connection]:
-    connection = Connection(settings.broker, connect_timeout=settings.connect_timeout_s)
+    connection = broker_connection(settings.broker, connect_timeout=settings.connect_timeout_s)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=settings.connect_timeout_s)
         yield connection
@@ -232,10 +234,10 @@ def _held_by_workers(settings: Settings, consumers: int) -> int | None:
     return sum(int(step["held_messages"]) for step in stats)
 
 
-def _first_line(error: BaseException) -> str:
 def _leased(queue: str) -> str:
     """The hash of what workers have in hand, see `ingest.redis_source`."""
     return f"{queue}:leased"
 
 
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _first_line(error: BaseException) -> str:
+    return say_tls_error(error) or (str(error).splitlines() or [type(error).__name__])[0]

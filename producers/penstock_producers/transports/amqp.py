@@ -18,7 +18,8 @@ from typing import Any
 import amqp
 
 from penstock_producers.errors import MessagesTooLarge, TransportError
-from penstock_producers.transports.tls import broker_connection, say_tls_error
+from penstock_producers.transports.tls import broker_connection
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.topology import queues
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
@@ -205,5 +206,4 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (amqp.AMQPError, OSError) as exc:
-        text = str(exc)
-        raise TransportError(f"RabbitMQ: {say_tls_error(text) or text or type(exc).__name__}") from exc
+        raise TransportError(f"RabbitMQ: {say_tls_error(exc) or str(exc) or type(exc).__name__}") from exc

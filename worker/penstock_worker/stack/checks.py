@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from penstock_producers.transports.tls import broker_connection, say_tls_error
+from penstock_producers.transports.tls import broker_connection
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import hide_password
 
@@ -80,4 +81,4 @@ def _require(product: str, version: str, oldest: tuple[int, int]) -> None:
 
 
 def _reason(exc: Exception, name: str) -> str:
-    return say_tls_error(str(exc), name) or (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+    return say_tls_error(exc, name) or (str(exc).strip().splitlines() or [type(exc).__name__])[0]

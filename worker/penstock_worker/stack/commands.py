@@ -6,9 +6,13 @@ Apart from `services`, because a production host that runs `penstock worker` has
 
 from __future__ import annotations
 
+import os
 import sys
 
-from penstock_worker.settings import Settings
+from pydantic import SecretStr
+
+from penstock_producers import environment
+from penstock_worker.settings import Settings, variable_of
 
 __all__ = ["beat_command", "flower_command", "service_environment", "worker_command"]
 
@@ -16,6 +20,22 @@ _CELERY = (sys.executable, "-m", "celery", "-A", "penstock_worker.app")
 
 #: The task queue. The queue of events is not named: its consumer is the ingest step, and a second one would disturb it.
 _TASK_QUEUE = "penstock.maintenance"
+
+#: What a child may not find in its environment: a stack's addresses, what the command line says, what a test has made up.
+_TOLD = (
+    "broker_url",
+    "broker_password",
+    "broker_tls_ca",
+    "broker_tls_certificate",
+    "broker_tls_key",
+    "database_url",
+    "database_password",
+    "database_tls_ca",
+    "database_tls_certificate",
+    "database_tls_key",
+    "worker_only",
+    "concurrency",
+)
 
 
 def worker_command(settings: Settings, name: str) -> list[str]:
@@ -42,6 +62,18 @@ def flower_command(settings: Settings, address: str, port: int) -> list[str]:
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
-    """What tells a child process the addresses that this process found, and what was decided here."""
-    values = {name: getattr(settings, name) for name in ("broker_url", "database_url", "worker_only", "concurrency")}
-    return {f"PENSTOCK_{name.upper()}": str(value) for name, value in values.items() if value}
+    """
+    What tells a child process the addresses that this process found, and what was decided here.
+
+    What it has from its environment already, or from a file that this names, is left out: no secret gets there that was not.
+    """
+    told: dict[str, str] = {}
+    for name in _TOLD:
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+        variable = variable_of(name)
+        if text and text != environment.read(variable, os.environ):
+            told[variable] = text
+            if f"{variable}_FILE" in os.environ:
+                told[f"{variable}_FILE"] = ""
+    return told

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from penstock_producers.transports.tls import celery_broker
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 from penstock_worker.stack.commands import beat_command, flower_command, service_environment, worker_command
-from penstock_worker.stack.ports import LOOPBACK
 from penstock_worker.stack.flower_login import flower_login
+from penstock_worker.stack.ports import LOOPBACK
 from penstock_worker.stack.process import ManagedProcess
 
 __all__ = ["Beat", "Flower", "Worker"]
@@ -36,7 +37,8 @@ class Worker(ManagedProcess):
     def is_ready(self) -> bool:
         import celery
 
-        with celery.Celery("penstock-up", broker=self._settings.broker, set_as_current=False) as app:
+        with celery.Celery("penstock-up", set_as_current=False) as app:
+            app.conf.update(celery_broker(self._settings.broker))
             return bool(app.control.ping(destination=[self.node], timeout=_PING_S, limit=1))
 
 
