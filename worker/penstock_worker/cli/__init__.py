@@ -32,6 +32,7 @@ _COMMANDS = (
     "spool",
     "status",
     "health",
+    "config",
     "flush",
     "audit",
     "trace",
