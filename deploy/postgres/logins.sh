@@ -14,6 +14,8 @@ CREATE ROLE penstock_read NOLOGIN;
 CREATE ROLE penstock_admin NOLOGIN;
 CREATE ROLE ingest LOGIN PASSWORD :'ingest' IN ROLE penstock_ingest;
 CREATE ROLE reader LOGIN PASSWORD :'reader' IN ROLE penstock_read;
+-- The exporter looks at what others' sessions do: slow statements, old transactions.
+GRANT pg_read_all_stats TO reader;
 -- CREATEDB: `penstock restore` loads into a new database, and gives it the name of the old one.
 CREATE ROLE admin LOGIN CREATEDB PASSWORD :'admin' IN ROLE penstock_admin;
 ALTER DATABASE :"database" OWNER TO penstock_admin;
