@@ -10,9 +10,20 @@ from typing import Any
 
 import yaml
 
-from penstock_schemas.metrics import METRICS
+from penstock_schemas.metrics import METRICS, metric
 
-__all__ = ["CONFIG", "DASHBOARDS", "RULES", "alerts", "dashboards", "expressions_of", "metrics_in", "panels_of"]
+__all__ = [
+    "CONFIG",
+    "DASHBOARDS",
+    "RULES",
+    "alerts",
+    "dashboards",
+    "expressions_of",
+    "labels_in",
+    "labels_of",
+    "metrics_in",
+    "panels_of",
+]
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
@@ -21,6 +32,8 @@ DASHBOARDS = DEPLOY / "grafana" / "dashboards"
 
 #: What Prometheus tells of each metric of a kind.
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
+#: On all that Prometheus scrapes, on the buckets of histograms, and on its own `ALERTS`.
+_LABELS_OF_PROMETHEUS = {"job", "instance", "le", "alertname", "alertstate", "severity"}
 _METRIC_OF = {entry.name + suffix: entry.name for entry in METRICS for suffix in _SUFFIXES.get(entry.kind, ("",))}
 
 
@@ -53,3 +66,16 @@ def metrics_in(expression: str) -> set[str]:
         KeyError: A name is not in the list.
     """
     return {_METRIC_OF[name] for name in re.findall(r"\bpenstock_[a-z_]+", re.sub(r'"[^"]*"', '""', expression))}
+
+
+def labels_in(expression: str) -> set[str]:
+    """The labels that an expression matches or groups by, without those that Prometheus itself makes."""
+    grouped = re.findall(r"\b(?:by|on|without) \(([^)]*)\)", expression)
+    matched = re.findall(r'(\w+)=~?"', expression)
+    named = {label.strip() for group in grouped for label in group.split(",")} | set(matched)
+    return named - _LABELS_OF_PROMETHEUS - {""}
+
+
+def labels_of(expression: str) -> set[str]:
+    """The labels of the metrics that an expression names, as the list has them."""
+    return {label for name in metrics_in(expression) for label in metric(name).labels}

@@ -14,7 +14,7 @@ import yaml
 from penstock_worker.cli import app
 from penstock_worker.exporter.asked import KEEP_S, WAIT_S
 from tests.unit.test_docs import problem_with
-from tests.watching import CONFIG, RULES, alerts, metrics_in
+from tests.watching import CONFIG, RULES, alerts, labels_in, labels_of, metrics_in
 
 CASES = sorted((RULES.parent / "tests").glob("*_test.yml"))
 PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
@@ -86,6 +86,7 @@ def test_its_commands_exist(alert: dict) -> None:
 @each_alert
 def test_its_metrics_are_told(alert: dict) -> None:
     assert metrics_in(alert["expr"]) or re.search(r"\bup\{", alert["expr"])
+    assert labels_in(alert["expr"]) <= labels_of(alert["expr"])
 
 
 def test_who_is_down_is_told_in_time() -> None:
