@@ -29,6 +29,7 @@ from penstock_schemas.wire import QUEUE
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.stack.ports import LOOPBACK, find_free_port
 from tests.servers.process import Controls, LocalProcess
+from tests.servers.tls import Authority
 
 #: Debian's wrapper in the PATH insists on root or its own account; the script behind it does not.
 _SCRIPTS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
@@ -38,6 +39,12 @@ _MEMORY_BYTES = 2 * 1024**3
 
 _CONFIGURATION = """\
 listeners.tcp.1 = {host}:{port}
+listeners.ssl.1 = {host}:{tls_port}
+ssl_options.cacertfile = {authority.ca}
+ssl_options.certfile = {authority.server}
+ssl_options.keyfile = {authority.server}
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
 management.tcp.ip = {host}
 management.tcp.port = {management_port}
 vm_memory_high_watermark.absolute = {memory_bytes}
@@ -58,17 +65,19 @@ def find_program() -> str | None:
 
 
 class RabbitServer(Controls):
-    """One server for a test session; a test may stop, kill or freeze it."""
+    """One server for a test session, with a port for TLS as well; a test may stop, kill or freeze it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("RabbitMQ", log=folder / "rabbitmq.log", cwd=folder)
         self._folder = folder
+        self.authority = Authority(folder / "tls")
         self._has_started = False
         self._cookie = uuid4().hex
         self._choose_ports()
 
     def _choose_ports(self) -> None:
         self.port = find_free_port()
+        self.tls_port = find_free_port()
         self._management_port = find_free_port()
         self._mapper = _port_mapper(self._folder)
         self._env |= self._environment()
@@ -96,7 +105,12 @@ class RabbitServer(Controls):
     def prepare(self) -> None:
         (self._folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         configuration = _CONFIGURATION.format(
-            host=LOOPBACK, port=self.port, management_port=self._management_port, memory_bytes=_MEMORY_BYTES
+            host=LOOPBACK,
+            port=self.port,
+            tls_port=self.tls_port,
+            authority=self.authority,
+            management_port=self._management_port,
+            memory_bytes=_MEMORY_BYTES,
         )
         (self._folder / "rabbitmq.conf").write_text(configuration)
         self._mapper.start()

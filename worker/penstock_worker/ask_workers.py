@@ -91,6 +91,6 @@ def open_workers(settings: Settings) -> Iterator[Workers]:
         app.conf.update(
             **celery_broker(settings.broker),
             broker_connection_timeout=settings.connect_timeout_s,
-            broker_transport_options={"max_retries": 1},
+            broker_transport_options={"max_retries": 1, "interval_start": 0},
         )
         yield Workers(app, settings.queue)

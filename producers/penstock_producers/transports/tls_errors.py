@@ -23,6 +23,9 @@ _MEANINGS = [
     (r"certificate revoked", "its certificate is revoked: renew it there"),
     (r"certificate verify failed|CERTIFICATE_VERIFY_FAILED|unable to get (?:local )?issuer certificate",
      "its certificate is not signed by an authority that is trusted here: set {name}_TLS_CA to the file of its CA"),
+    # With TLS 1.3 our certificate is looked at when we are done already, and what the server says of it may be lost.
+    (r"EOF occurred in violation of protocol|unexpected eof while reading|UNEXPECTED_EOF",
+     "it hung up: it wants a certificate of ours or does not accept it, which its log tells; see {name}_TLS_CERTIFICATE"),
     # No TLS at all.
     (r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|RECORD_LAYER_FAILURE|server does not support SSL",
      "it speaks no TLS on this port: use the port with TLS"),
