@@ -164,6 +164,7 @@ class Lab:
             batch_max_age_s=0.5,
             held_max_bytes=5_000,
             probe_s=3.0,
+            ready_check_s=10.0,
         )
         self.consumer = SimpleNamespace(
             app=SimpleNamespace(
@@ -408,6 +409,31 @@ def test_flush_while_paused_sends_nothing_and_loses_nothing(lab: Lab) -> None:
     lab.timer.fire(3.0)
     lab.pool.take().on_done({})
     assert lab.batches[1:] == [("together", [1])]
+
+
+def test_an_idle_worker_looks_and_pauses_as_after_a_batch(lab: Lab) -> None:
+    lab.timer.fire(module.POOL_LOOK_S)
+    assert [piece.task for piece in lab.pool.running] == ["probe"]
+    lab.deliver(0)
+    lab.pool.take().on_done(AWAY)
+    assert (lab.told(), lab.step.paused_why) == (["pause", ("back", [0])], "the database is away: no route to host")
+    lab.timer.fire(3.0)
+    lab.pool.take().on_done({})
+    assert (lab.told(), lab.step.is_paused) == (["resume"], False)
+
+
+@pytest.mark.parametrize("end", ["on_lost", "on_failed"])
+def test_a_look_that_fails_pauses_nobody(lab: Lab, end: str) -> None:
+    lab.timer.fire(module.POOL_LOOK_S)
+    getattr(lab.pool.take(), end)()
+    assert (lab.told(), lab.step.is_paused) == ([], False)
+
+
+def test_a_worker_whose_children_are_all_busy_does_not_look(lab: Lab) -> None:
+    lab.deliver(0, 1, count=4)
+    lab.timer.fire(module.POOL_LOOK_S)
+    assert [piece.task for piece in lab.pool.running] == ["write", "write"]
+    assert (lab.step.pulse and lab.step.pulse.database_why) == "the database has not been looked at yet"
 
 
 def test_one_that_is_alone_stays_here_over_an_outage_and_is_known_to_be_innocent(lab: Lab) -> None:

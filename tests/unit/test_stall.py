@@ -97,7 +97,12 @@ def test_paused_full_or_disconnected_is_not_deaf(lab, facts):
 def test_a_broker_that_does_not_answer_is_away(lab):
     lab.depth.answer = None
     assert lab.turn(200) == [None]
+    assert lab.judge.is_broker_silent
     assert lab.turn(200, hangs=True) == [None]
+    assert lab.judge.is_broker_silent
+    lab.depth.answer = 0
+    lab.turn(20)
+    assert not lab.judge.is_broker_silent
 
 
 def test_a_loop_that_hangs(lab):

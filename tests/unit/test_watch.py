@@ -13,7 +13,7 @@ import pytest
 
 from penstock_worker.health import STALE_AFTER_S, Health, read_health, write_health
 from penstock_worker.ingest.stall import Pulse
-from penstock_worker.ingest.watch import Watch, format_stacks
+from penstock_worker.ingest.watch import Watch, Who, format_stacks
 
 QUEUE = "penstock.events"
 
@@ -23,14 +23,18 @@ class Lab:
 
     def __init__(self, folder):
         self.folder, self.now, self.why = folder, 5_000.0, None
-        self.step = SimpleNamespace(pulse=Pulse(0.0, 7, None, True, False, None), stall=None)
-        settings = SimpleNamespace(queue=QUEUE, health_folder=folder)
-        judge = SimpleNamespace(look=lambda _now, _pulse: self.why)
-        self.watch = Watch(settings, "w/1@host", lambda: self.step, judge, clock=lambda: self.now, wall=lambda: self.now)
+        self.step = SimpleNamespace(pulse=None, stall=None)
+        settings = SimpleNamespace(health_folder=folder, probe_port=None)
+        judge = SimpleNamespace(look=lambda _now, _pulse: self.why, is_broker_silent=False)
+        who = Who("w/1@host", "ingest", QUEUE, "its messages go back")
+        self.watch = Watch(settings, who, lambda: self.step, judge, clock=lambda: self.now, wall=lambda: self.now)
 
-    def look(self, why=None):
+    def look(self, why=None, *, is_connected=True, **facts):
         self.now += 1
         self.why = why
+        self.step.pulse = Pulse(**{"at": self.now, "consumed": 7, "paused_why": None, "could_work": True, **facts})
+        if not is_connected:
+            self.step.pulse = None
         self.watch.run_once()
 
     @property
@@ -79,10 +83,23 @@ def test_its_health_is_written_now_and_then(lab):
 
 
 def test_without_a_step_or_a_pulse_it_is_not_consuming(lab):
-    lab.step.pulse = None
-    lab.look()
+    lab.look(is_connected=False)
 
     assert (lab.health.is_consuming, lab.health.paused_why) == (False, None)
+
+
+def test_news_of_its_readiness_are_written_at_once(lab):
+    told = []
+    for facts in ({"is_connected": False}, {}, {"database_why": "the database is away: no route"}, {}):
+        lab.look(**facts)
+        told.append((lab.health.not_ready, lab.health.database_why))
+
+    assert told == [
+        (("it starts, and has not connected to the broker yet",), None),
+        ((), None),
+        (("the database is away: no route",), "the database is away: no route"),
+        ((), None),
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
@@ -106,12 +123,16 @@ def test_only_the_files_of_those_who_may_live_count(tmp_path):
         "gone": {"pid": gone.pid},
         "gone, id taken": {"pid": os.getppid(), "pid_since": "1"},
         "other": {"queue": "q"},
+        "jobs of all": {"queue": "penstock.maintenance", "does": "maintenance"},
     }.items():
         write_health(tmp_path, Health(**{"worker": name, "queue": QUEUE, **facts, **changes}))
     (tmp_path / "old.json").write_text(json.dumps({"worker": "old"}))
     (tmp_path / "broken.json").write_text("{")
 
-    assert [(health.worker, health.pid) for health in read_health(tmp_path, QUEUE)] == [("here", os.getpid())]
+    assert [(health.worker, health.pid) for health in read_health(tmp_path, QUEUE)] == [
+        ("here", os.getpid()),
+        ("jobs of all", os.getpid()),
+    ]
     assert read_health(tmp_path / "nowhere", QUEUE) == []
 
 

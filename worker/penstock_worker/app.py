@@ -21,7 +21,8 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
 from penstock_worker.ingest.tasks import register_tasks
-from penstock_worker.ingest.watch import WatchStep
+from penstock_worker.ingest.watch_step import WatchStep
+from penstock_worker.maintenance.pulse import JobsWatchStep, PulseStep
 from penstock_worker.maintenance.schedule.results import note_results
 from penstock_worker.maintenance.tasks import register_maintenance
 from penstock_worker.settings import Settings, load_settings
@@ -74,9 +75,9 @@ def create_app(settings: Settings) -> Celery:
         beat_scheduler=SCHEDULER,
         include=list(settings.tasks),
     )
-    if settings.worker_only != "maintenance":
-        app.steps["worker"].add(WatchStep)
-        app.steps["consumer"].add(IngestStep)
+    is_for_events = settings.worker_only != "maintenance"
+    app.steps["worker"].add(WatchStep if is_for_events else JobsWatchStep)
+    app.steps["consumer"].add(IngestStep if is_for_events else PulseStep)
     register_tasks(app, settings, registry)
     register_maintenance(app, settings, registry)
     register_control()

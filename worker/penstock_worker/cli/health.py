@@ -1,11 +1,13 @@
-"""`penstock health`: whether the workers that write their health into this folder work."""
+"""`penstock health`: whether the workers and beats that write their health into this folder work."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
@@ -18,36 +20,75 @@ __all__ = ["register"]
 _EXIT_UNHEALTHY = 1
 
 
+class Of(StrEnum):
+    """Whom to ask after."""
+
+    INGEST = "ingest"
+    MAINTENANCE = "maintenance"
+    BEAT = "beat"
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("health")(health)
 
 
-def health(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def health(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    is_for_ready: Annotated[bool, typer.Option("--ready", help="Exit with 1 also if one is not ready.")] = False,
+    of: Annotated[Of | None, typer.Option("--of", help="Only workers for this, or only beats.")] = None,
+) -> None:
     """
-    Tell whether the workers of this host work; exit code 1 if one stands still, or if there is none.
+    Tell whether the workers and beats of this host work; exit code 1 if one stands still, or if there is none.
 
     It reads the files of PENSTOCK_HEALTH_FOLDER and asks neither broker nor database, so it fits a container's health check.
+    One that waits for either works, and is not ready.
     """
     settings, now = load_settings(), time.time()
-    workers = read_health(settings.health_folder, settings.queue)
+    seen = [each for each in read_health(settings.health_folder, settings.queue) if of is None or each.does == of]
     if as_json:
-        print_json({"workers": [{**asdict(worker), "trouble": worker.trouble(now)} for worker in workers]})
+        print_json(_describe(seen, now))
     else:
-        for worker in workers:
-            typer.echo(_line(worker, now))
-        if not workers:
-            typer.echo(f"no worker of {settings.queue} has written its health into {settings.health_folder}")
-    if not workers or any(worker.trouble(now) for worker in workers):
+        for each in seen:
+            typer.echo(_line(each, now))
+        if not seen:
+            what = "worker and no beat" if of is None else of.value
+            typer.echo(f"no {what} of {settings.queue} has written its health into {settings.health_folder}")
+    if not seen or any(each.trouble(now) or (is_for_ready and each.not_ready) for each in seen):
         raise typer.Exit(_EXIT_UNHEALTHY)
 
 
-def _line(worker: Health, now: float) -> str:
-    trouble = worker.trouble(now)
-    if trouble and worker.stalled_since:
-        return f"{worker.worker} stands still since {datetime.fromtimestamp(worker.stalled_since, UTC):%F %T} UTC: {trouble}"
+def _describe(seen: Sequence[Health], now: float) -> dict[str, Any]:
+    told = [(each.does, {**asdict(each), "trouble": each.trouble(now)}) for each in seen]
+    return {
+        "status": _status([each.trouble(now) is not None for each in seen], [bool(each.not_ready) for each in seen]),
+        "time": datetime.fromtimestamp(now, UTC),
+        "workers": [facts for does, facts in told if does != "beat"],
+        "beats": [facts for does, facts in told if does == "beat"],
+        "persistence": {"status": _database_status(seen, now), "backend": "postgresql"},
+    }
+
+
+def _status(are_in_trouble: Sequence[bool], are_waiting: Sequence[bool]) -> str:
+    if not are_in_trouble or any(are_in_trouble):
+        return "unhealthy"
+    return "degraded" if any(are_waiting) else "healthy"
+
+
+def _database_status(seen: Sequence[Health], now: float) -> str:
+    """As far as those know that move and have looked; the worst word counts."""
+    known = [each.database_why for each in seen if each.trouble(now) is None and (each.is_consuming or each.database_why)]
+    if not known:
+        return "unknown"
+    return "unhealthy" if any(known) else "healthy"
+
+
+def _line(seen: Health, now: float) -> str:
+    trouble = seen.trouble(now)
+    if trouble and seen.stalled_since:
+        return f"{seen.worker} stands still since {datetime.fromtimestamp(seen.stalled_since, UTC):%F %T} UTC: {trouble}"
     if trouble:
-        return f"{worker.worker}: {trouble}"
-    if worker.paused_why:
-        return f"{worker.worker} is paused, {worker.paused_why}"
-    return f"{worker.worker} works" if worker.is_consuming else f"{worker.worker} is starting, stopping or reconnecting"
+        return f"{seen.worker}: {trouble}"
+    if seen.paused_why:
+        return f"{seen.worker} is paused, {seen.paused_why}"
+    return f"{seen.worker} is not ready: {'; '.join(seen.not_ready)}" if seen.not_ready else f"{seen.worker} works"

@@ -112,7 +112,7 @@ def _waiting(connection: Connection, queue: str) -> int:
 
 
 def _workers(settings: Settings) -> list[WorkerSeen]:
-    """Those that answer, and those of this folder that do not: a worker whose event loop hangs cannot."""
+    """Those that consume events: who answers, and who of this folder does not, as a worker whose event loop hangs cannot."""
     from penstock_worker.health import read_health
     from penstock_worker.queue_look import workers_stats
 
@@ -123,6 +123,8 @@ def _workers(settings: Settings) -> list[WorkerSeen]:
     }
     now = time.time()
     for health in read_health(settings.health_folder, settings.queue):
+        if health.does != "ingest":
+            continue
         trouble = health.trouble(now) or "it does not answer"
         seen.setdefault(health.worker, WorkerSeen(health.worker, answers=False, paused_why=health.paused_why, trouble=trouble))
     return sorted(seen.values(), key=lambda worker: worker.name)

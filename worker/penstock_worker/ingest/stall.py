@@ -37,14 +37,18 @@ class Pulse:
         could_work: Nothing but their absence keeps messages from being taken or written.
         is_idle_with_work: Messages are here, and no child has any.
         oldest_batch_at: When the longest running batch began.
+        database_why: What is wrong with the database, as far as the loop knows.
+        broker_why: The same of the broker.
     """
 
     at: float
     consumed: int
     paused_why: str | None
     could_work: bool
-    is_idle_with_work: bool
-    oldest_batch_at: float | None
+    is_idle_with_work: bool = False
+    oldest_batch_at: float | None = None
+    database_why: str | None = None
+    broker_why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,12 @@ class Judge:
         stalled_after_s: How long standing still is normal.
         time_limit_s: How long a batch may run.
         depth: Asks how many messages wait.
+
+    Attributes:
+        is_broker_silent: It did not answer when it was last asked, and nothing has come from it since.
     """
+
+    is_broker_silent = False
 
     def __init__(self, stalled_after_s: float, time_limit_s: float, depth: Depth) -> None:
         self._stalled_after_s, self._time_limit_s, self._depth = stalled_after_s, time_limit_s, depth
@@ -80,7 +89,7 @@ class Judge:
         silent_s = now - pulse.at
         if silent_s > self._stalled_after_s:
             # A loop that waits for a broker which answers nobody is not to blame.
-            return None if self._depth.ask() is None else f"the event loop has not turned for {silent_s:.0f} s"
+            return None if self._ask_depth() is None else f"the event loop has not turned for {silent_s:.0f} s"
         return self._find_overdue(now, pulse) or self._find_deaf(now, pulse)
 
     def _find_overdue(self, now: float, pulse: Pulse) -> str | None:
@@ -112,12 +121,18 @@ class Judge:
 
     def _ask(self, now: float) -> None:
         self._asked_at, self._ask_at = now, now + ASK_PART * self._stalled_after_s
-        depth = self._depth.ask()
+        depth = self._ask_depth()
         self._waiting = depth or 0
         # A broker that does not say is away; from when it is back, messages may wait as long as ever.
         self._waiting_since = (self._waiting_since or now) if depth else None
 
+    def _ask_depth(self) -> int | None:
+        depth = self._depth.ask()
+        self.is_broker_silent = depth is None
+        return depth
+
     def _begin_anew(self, now: float, consumed: int) -> None:
+        self.is_broker_silent = False
         if consumed != self._consumed or self._waiting_since is not None:
             self._depth.close()
         self._consumed = consumed

@@ -27,6 +27,7 @@ from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.answers import ANSWERS, split_answers
 from penstock_worker.ingest.batch import Batch, Buffer, Limits, halves
+from penstock_worker.ingest.database_look import DatabaseLook
 from penstock_worker.ingest.flight import Flight, Probe
 from penstock_worker.ingest.flush import Flushes
 from penstock_worker.ingest.metrics import IngestMetrics
@@ -74,6 +75,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         #: What the watch looks at, and what it finds; see `penstock_worker.ingest.watch`.
         self.pulse: Pulse | None = None
         self.stall: Stall | None = None
+        self.database = DatabaseLook(self.settings.ready_check_s, self._on_looked_away, self._on_look_lost)
         self.metrics = IngestMetrics(self, c.app.penstock_types)
         c.ingest_step = self
 
@@ -87,6 +89,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         self.is_stopping = False
         self._writes = Submitter(c, c.app.tasks["penstock.write_batch"])
         self._probes = Submitter(c, c.app.tasks["penstock.probe"])
+        self.database.begin(self._probes)
         if self._source is None:
             try:
                 self._source = _source(self.settings, c)
@@ -161,8 +164,14 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         return [*self.ready, *(flight.batch for flight in self.in_flight)]
 
     def _look_around(self) -> None:
-        """Tell the watch that the loop turns, and Celery to look for dead children; new ones get wide pipes."""
+        """
+        Tell the watch that the loop turns, and Celery to look for dead children; new ones get wide pipes.
+
+        A pool child without a batch has time to look at the database, when it is due.
+        """
         is_idle = not self.in_flight
+        if not self.is_paused and len(self.in_flight) < self.settings.concurrency:
+            self.database.look_if_due()
         self.pulse = Pulse(
             at=time.monotonic(),
             consumed=self._consumed,
@@ -170,6 +179,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             could_work=self._has_room() or is_idle,
             is_idle_with_work=is_idle and (bool(self.ready) or not self.buffer.is_empty),
             oldest_batch_at=min((flight.began_at for flight in self.in_flight), default=None),
+            database_why=self.database.why(),
         )
         self.consumer.pool.maintain_pool()
         widen_pipes(self.consumer.pool)
@@ -243,6 +253,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def on_written(self, batch: Batch, result: dict[str, Any]) -> None:
         """Committed: the ONE place that acknowledges."""
+        self.database.note_reached()
         failpoints.hit("before_ack")
         self.source.ack(batch.deliveries)
         for flush in batch.flushes:
@@ -254,6 +265,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def on_away(self, batch: Batch, reason: str) -> None:
         """The database is away: everything goes back once, and nothing comes until a probe succeeds."""
+        self.database.note_away(reason)
         self._pause(batch, f"the database is away: {reason}")
 
     def _pause(self, batch: Batch, why: str) -> None:
@@ -262,6 +274,9 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self.ready.appendleft(batch)
         else:
             self.source.give_back(batch.deliveries)
+        self._begin_pause(why)
+
+    def _begin_pause(self, why: str) -> None:
         if not self.is_paused and not self.is_stopping:
             logger.warning("paused, %s", why, extra={"action": "paused"})
             self.paused_why = why
@@ -317,8 +332,17 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             return
         logger.warning("resumed, the database is back", extra={"action": "resumed"})
         self.paused_why = None
+        self.database.note_reached()
+        self.database.look_soon()
         self.source.resume()
         self._pump()
+
+    def _on_looked_away(self, reason: str) -> None:
+        """An idle worker has found what its next batch would have."""
+        self._begin_pause(f"the database is away: {reason}")
+
+    def _on_look_lost(self) -> None:
+        self.metrics.lost_children.inc()
 
     def _take_waiting(self) -> list[Batch]:
         """Everything that no child has."""

@@ -18,8 +18,10 @@ import psycopg
 from celery import Celery
 from celery.exceptions import Reject
 
+from penstock_migrations.heads import is_at_heads
+from penstock_migrations.packages import parse_locations
 from penstock_schemas.registry import Registry
-from penstock_worker.errors import DatabaseAway
+from penstock_worker.errors import ConfigurationError, DatabaseAway
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.account import by_outcome
 from penstock_worker.ingest.answers import ANSWERS, MAX_ANSWERS_CHARACTERS
@@ -32,7 +34,8 @@ from penstock_worker.ingest.stopwatch import Stopwatch
 from penstock_worker.ingest.write import Result, Writer
 from penstock_worker.settings import Settings
 from penstock_worker.store import suspects
-from penstock_worker.store.rehearsal import rehearse
+from penstock_worker.store.connection import Connection, Database, connect_with
+from penstock_worker.store.rehearsal import refuse_read_only, rehearse
 
 __all__ = ["Child", "register_tasks"]
 
@@ -46,15 +49,20 @@ Mode = Literal["together", "alone", "alone_innocent"]
 
 
 class Child:
-    """What a pool child keeps between batches: the writer and its one database connection, made at first use."""
+    """What a pool child keeps between batches: its one database connection and the writer, made at first use."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings, self.registry = settings, registry
 
     @cached_property
+    def database(self) -> Database:
+        """The connection."""
+        return Database(connect_with(self.settings))
+
+    @cached_property
     def writer(self) -> Writer:
-        """The writer and its connection."""
-        return Writer.of(self.settings, self.registry)
+        """The writer, over that connection."""
+        return Writer(self.database, self.registry, self.settings)
 
     def write(self, messages: Sequence[RawMessage], mode: Mode) -> dict[str, Any]:
         """Write a batch; counts by outcome, or why the database did not take it."""
@@ -112,13 +120,39 @@ class Child:
     def probe(self) -> dict[str, Any]:
         """Whether the database would take a batch; one that answers may be a standby, or full."""
         try:
-            rehearse(self.writer.database.connection())
+            rehearse(self.database.connection())
         except psycopg.Error as exc:
             return self._away(exc)
         return {"ok": True}
 
+    def look(self, *, asks_migrations: bool) -> dict[str, Any]:
+        """Whether the database is there, at little cost, and if asked, whether it is migrated."""
+        try:
+            try:
+                refuse_read_only(self.database.connection())
+            except psycopg.OperationalError:
+                # It may have been cut while nobody used it, by a restart or a firewall, which is no outage.
+                self.database.close()
+                refuse_read_only(self.database.connection())
+            why = self._find_unmigrated(self.database.connection()) if asks_migrations else None
+        except psycopg.Error as exc:
+            return self._away(exc)
+        return {"ok": True} if why is None else {"ok": True, "unmigrated": why}
+
+    def _find_unmigrated(self, connection: Connection) -> str | None:
+        try:
+            locations = parse_locations(self.settings.migrations)
+            if is_at_heads(connection, self.registry, locations):
+                return None
+            from penstock_migrations.run import check_migrated  # see `heads`
+
+            check_migrated(connection, self.registry, locations)
+        except ConfigurationError as exc:
+            return one_line(exc)
+        return None
+
     def _away(self, exc: psycopg.Error) -> dict[str, Any]:
-        self.writer.database.close()
+        self.database.close()
         log_refusal(exc)
         return {"away": one_line(exc)}
 
@@ -155,8 +189,8 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
         ignore_result=True,
         time_limit=settings.batch_time_limit_s,
     )
-    def probe() -> dict[str, Any]:
-        return child.probe()
+    def probe(is_look: bool = False, asks_migrations: bool = False) -> dict[str, Any]:
+        return child.look(asks_migrations=asks_migrations) if is_look else child.probe()
 
     del write_batch, probe  # they live in app.tasks
 

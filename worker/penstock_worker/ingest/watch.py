@@ -1,8 +1,9 @@
 """
-A thread of the worker's main process that notices when the worker stands still, see `stall`, and says so.
+A thread of the main process that notices when a worker stands still, see `stall`, and says so. Beat has one too.
 
-It logs ONE error per episode, with the stacks of all threads, and a line when the worker goes on; it keeps the health file and
-what `inspect stats` shows. It mends nothing: a restart would hide the bug, and is the operator's or the supervisor's to decide.
+It logs ONE error per episode, with the stacks of all threads, and a line when the worker goes on; it keeps the health file,
+what `inspect stats` shows, and what the probe port answers. It mends nothing: a restart would hide the bug, and is the
+operator's or the supervisor's to decide.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from celery import bootsteps
+from prometheus_client import CollectorRegistry
 
-from penstock_worker.health import WRITE_EVERY_S, Health, remove_health, write_health
-from penstock_worker.ingest.depth import depth_of
-from penstock_worker.ingest.stall import Judge, Pulse, Stall
+from penstock_worker.health import WRITE_EVERY_S, Does, Health, remove_health, write_health
+from penstock_worker.ingest.readiness import Facts, check_live, check_ready
+from penstock_worker.ingest.stall import Pulse, Stall
+from penstock_worker.probe import Check, ProbePort
 from penstock_worker.settings import Settings
 
-__all__ = ["Watch", "WatchStep", "format_stacks"]
+__all__ = ["Judges", "Watch", "Watched", "Who", "format_stacks"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +35,45 @@ _END_S = 1.0
 
 
 class Watched(Protocol):
-    """What the watch needs of the ingest step."""
+    """What the watch needs of the step, or of beat."""
 
     pulse: Pulse | None
     stall: Stall | None
 
 
+class Judges(Protocol):
+    """What the watch needs of a `Judge`."""
+
+    is_broker_silent: bool
+
+    def look(self, now: float, pulse: Pulse | None) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """
+    What is watched.
+
+    Args:
+        name: Unique on its host.
+        queue: From which it takes what it does.
+        advice: What a person does should it stand still for long.
+    """
+
+    name: str
+    does: Does
+    queue: str
+    advice: str
+
+
 class Watch:
     """
     Args:
-        settings: Queue, health folder and patience.
-        name: The worker's.
-        find_step: The ingest step, None before there is one.
+        settings: Health folder and probe port.
+        who: What is watched.
+        find_watched: Who leaves pulses, None before there is one.
         judge: Decides.
+        is_stopping: Whether the process was told to end.
         clock: The monotonic clock of the pulses.
         wall: Seconds since 1970.
     """
@@ -52,45 +81,101 @@ class Watch:
     def __init__(
         self,
         settings: Settings,
-        name: str,
-        find_step: Callable[[], Watched | None],
-        judge: Judge,
+        who: Who,
+        find_watched: Callable[[], Watched | None],
+        judge: Judges,
+        is_stopping: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._settings, self._name, self._find_step, self._judge = settings, name, find_step, judge
-        self._clock, self._wall = clock, wall
-        self._started_at = wall()
+        self._settings, self._who, self._find_watched, self._judge = settings, who, find_watched, judge
+        self._is_stopping, self._clock, self._wall = is_stopping, clock, wall
+        self._started_at, self._looked_at = wall(), clock()
         self._stall: Stall | None = None
+        self._had_pulse = self._was_ready = False
         self._write_at = 0.0
         self._is_writable = True
+        self._ended = threading.Event()
+        self._port: ProbePort | None = None
+        self._thread = threading.Thread(target=self._run, name="penstock-watch", daemon=True)
+
+    def start(self, metrics: CollectorRegistry) -> None:
+        """
+        Watch from now on, and answer probes where the settings give a port.
+
+        Raises:
+            ConfigurationError: The port cannot be had.
+        """
+        if self._settings.probe_port is not None:
+            port = ProbePort(self._settings.probe_address, self._settings.probe_port, self.live, self.ready, metrics)
+            port.start()
+            self._port = port
+        self._thread.start()
+
+    def end(self) -> None:
+        """The process ends in order."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_END_S)
+        if self._port is not None:
+            self._port.stop()
+        remove_health(self._settings.health_folder, self._who.name)
+
+    def live(self) -> Check:
+        """The answer to /live."""
+        return check_live(self._facts())
+
+    def ready(self) -> Check:
+        """The answer to /ready."""
+        return check_ready(self._facts())
 
     def run_once(self) -> None:
         """One look, and what follows from it."""
-        step = self._find_step()
-        pulse = step.pulse if step is not None else None
+        watched = self._find_watched()
+        pulse = watched.pulse if watched is not None else None
+        self._had_pulse = self._had_pulse or pulse is not None
         why = self._judge.look(self._clock(), pulse)
+        self._looked_at = self._clock()
         before = self._stall
         self._stall = Stall(before.since if before else self._wall(), why) if why else None
-        if step is not None:
-            step.stall = self._stall
+        if watched is not None:
+            watched.stall = self._stall
         is_news = (before is None) != (self._stall is None)
-        if is_news or self._clock() >= self._write_at:
-            self._write(pulse)
+        ready = self.ready()
+        if is_news or ready.is_ok != self._was_ready or self._clock() >= self._write_at:
+            self._was_ready = ready.is_ok
+            self._write(pulse, ready)
         # Last: should the hanging loop hold the log's lock, the file has been written all the same.
         if is_news:
             self._tell(before)
 
-    def end(self) -> None:
-        """The worker has ended in order."""
-        remove_health(self._settings.health_folder, self._name)
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            try:
+                self.run_once()
+            except Exception:
+                # The watch must outlive whatever it meets; unless it tells so, its end is the silence that it is here to break.
+                logger.exception("the watch could not look; it looks again")
 
-    def _write(self, pulse: Pulse | None) -> None:
+    def _facts(self) -> Facts:
+        watched = self._find_watched()
+        return Facts(
+            now=self._clock(),
+            looked_at=self._looked_at,
+            pulse=watched.pulse if watched is not None else None,
+            had_pulse=self._had_pulse,
+            stall=self._stall,
+            is_stopping=self._is_stopping(),
+            is_broker_silent=self._judge.is_broker_silent,
+        )
+
+    def _write(self, pulse: Pulse | None, ready: Check) -> None:
         self._write_at = self._clock() + WRITE_EVERY_S
         stall = self._stall
         health = Health(
-            worker=self._name,
-            queue=self._settings.queue,
+            worker=self._who.name,
+            queue=self._who.queue,
+            does=self._who.does,
             started_at=self._started_at,
             written_at=self._wall(),
             is_consuming=pulse is not None and pulse.paused_why is None,
@@ -99,68 +184,28 @@ class Watch:
             is_stalled=stall is not None,
             stalled_since=stall.since if stall else None,
             stalled_why=stall.why if stall else None,
+            not_ready=ready.reasons,
+            database_why=pulse.database_why if pulse is not None else None,
         )
         try:
             write_health(self._settings.health_folder, health)
         except OSError as exc:
             if self._is_writable:
-                logger.warning("no health file, `penstock health` will not know this worker: %s", exc)
+                logger.warning("no health file, `penstock health` will not know this process: %s", exc)
             self._is_writable = False
 
     def _tell(self, before: Stall | None) -> None:
         if self._stall is not None:
-            advice = "if it does not go on by itself, restart this worker: its messages go back to the queue, none is lost"
-            logger.error(
-                "the worker stands still: %s; %s. All threads:\n%s",
-                self._stall.why,
-                advice,
-                "\n".join(format_stacks()),
-                extra={"action": "stalled"},
-            )
+            stacks = "\n".join(format_stacks())
+            line = "%s stands still: %s; if it does not go on by itself, restart it: %s. All threads:\n%s"
+            logger.error(line, self._noun, self._stall.why, self._who.advice, stacks, extra={"action": "stalled"})
         elif before is not None:
             seconds = self._wall() - before.since
-            logger.warning("the worker goes on, %.0f s after: %s", seconds, before.why, extra={"action": "going_on"})
+            logger.warning("%s goes on, %.0f s after: %s", self._noun, seconds, before.why, extra={"action": "going_on"})
 
-
-class WatchStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Runs the watch as long as the worker lives. It starts before the consumer, whose start returns when the worker ends."""
-
-    requires = ("celery.worker.components:Pool",)
-    name = "penstock-watch"
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        super().__init__(parent, **kwargs)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self, parent: Any) -> None:
-        """Begin to watch; the pool's first processes have been forked by now."""
-        settings: Settings = parent.app.penstock_settings
-        judge = Judge(settings.stalled_after_s, settings.batch_time_limit_s, depth_of(settings))
-
-        def find_step() -> Watched | None:
-            step: Watched | None = getattr(getattr(parent, "consumer", None), "ingest_step", None)
-            return step
-
-        self._watch = Watch(settings, parent.hostname, find_step, judge)
-        self._thread = threading.Thread(target=self._run, name="penstock-watch", daemon=True)
-        self._thread.start()
-
-    def stop(self, parent: Any) -> None:
-        """End with the worker."""
-        del parent
-        if self._thread is not None:
-            self._ended.set()
-            self._thread.join(_END_S)
-            self._watch.end()
-
-    def _run(self) -> None:
-        while not self._ended.wait(LOOK_EVERY_S):
-            try:
-                self._watch.run_once()
-            except Exception:
-                # The watch must outlive whatever it meets; unless it tells so, its end is the silence that it is here to break.
-                logger.exception("the watch could not look at the worker; it looks again")
+    @property
+    def _noun(self) -> str:
+        return "this beat" if self._who.does == "beat" else "the worker"
 
 
 def format_stacks() -> Iterator[str]:

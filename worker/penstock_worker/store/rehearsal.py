@@ -1,10 +1,12 @@
-"""Whether the database would take a batch, tried out without leaving anything."""
+"""Whether the database would take a batch: tried out without leaving anything, or merely asked."""
 
 from __future__ import annotations
 
+import psycopg
+
 from penstock_worker.store.connection import Connection
 
-__all__ = ["rehearse"]
+__all__ = ["refuse_read_only", "rehearse"]
 
 #: Fails where a batch would: at a standby's or a full disk's writes, not only at what it can still read.
 _STATEMENTS = (
@@ -26,3 +28,14 @@ def rehearse(connection: Connection) -> None:
     with connection.transaction(force_rollback=True):
         for statement in _STATEMENTS:
             connection.execute(statement)
+
+
+def refuse_read_only(connection: Connection) -> None:
+    """
+    Ask whether it could be written, one round trip and no trace; a full disk does not show.
+
+    Raises:
+        psycopg.Error: It is away, or is a standby or otherwise read-only.
+    """
+    if connection.execute("SHOW transaction_read_only").fetchone() != ("off",):
+        raise psycopg.errors.ReadOnlySqlTransaction("the server is a standby, or read-only")
