@@ -27,6 +27,7 @@ _COMMANDS = (
     "worker",
     "beat",
     "flower",
+    "exporter",
     "migrate",
     "publish",
     "spool",

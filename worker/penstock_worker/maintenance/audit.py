@@ -37,6 +37,7 @@ class _Found:
     epochs: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     gaps: Counter[str] = field(default_factory=Counter)
+    epochs_missing: int = 0
     without_letter: int = 0
     silent: int = 0
     old: list[UUID] = field(default_factory=list)
@@ -65,6 +66,7 @@ def audit_ledger(work: Work) -> dict[str, Any]:
         "silent": found.silent,
         "outcomes": dict(found.outcomes),
         "gaps": {state: found.gaps[state] for state in ("missing", "queued_or_missing", "pending")},
+        "epochs_missing": found.epochs_missing,
         "without_letter": found.without_letter,
         **_fold(work),
         **_forget(work, found.old, heard_before),
@@ -88,6 +90,7 @@ def _sum(epochs: Iterable[EpochAudit], heard_before: datetime | None) -> _Found:
         found.without_letter += epoch.without_letter
         for gap in epoch.gaps:
             found.gaps[gap.state] += gap.count
+        found.epochs_missing += any(gap.state == "missing" for gap in epoch.gaps)
         if heard_before is not None and not epoch.gaps and epoch.last_heard is not None and epoch.last_heard < heard_before:
             found.old.append(epoch.epoch)
     return found

@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb, set_json_loads
 from penstock_worker.store.connection import Connection
 
 __all__ = [
+    "LEADER_LOCK",
     "BeatSeen",
     "Default",
     "Look",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 #: The advisory lock of the beat that leads; any numbers that nobody else uses.
-_LEADER = (0x70656E62, 0)
+LEADER_LOCK = (0x70656E62, 0)
 #: What beats are called in `pg_stat_activity`.
 _BEAT = "penstock beat"
 #: PostgreSQL cuts longer ones off.
@@ -59,7 +60,7 @@ _NAME_BYTES = 63
 #: Whether this very session has the lock. Asked of the server, for a pooler in between could have given us another session.
 _LEADS = (
     "EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
-    f" AND classid = {_LEADER[0]} AND objid = {_LEADER[1]} AND objsubid = 2)"
+    f" AND classid = {LEADER_LOCK[0]} AND objid = {LEADER_LOCK[1]} AND objsubid = 2)"
 )
 _COLUMNS = (
     "name, task, every_s, cron, time_zone, arguments, queue, is_enabled, seed, last_run, next_run, planned_by, last_result"
@@ -160,7 +161,7 @@ def look(connection: Connection, now: datetime | None = None) -> Look:
     """
     query = (
         f"WITH lead AS MATERIALIZED (SELECT CASE WHEN {_LEADS} THEN true"
-        f" ELSE pg_try_advisory_lock({_LEADER[0]}, {_LEADER[1]}) END AS leads)"
+        f" ELSE pg_try_advisory_lock({LEADER_LOCK[0]}, {LEADER_LOCK[1]}) END AS leads)"
         f" SELECT leads, coalesce(%s, clock_timestamp()), {_COLUMNS}"
         " FROM lead LEFT JOIN penstock.schedule ON leads ORDER BY name"
     )
@@ -285,8 +286,8 @@ def list_beats(connection: Connection) -> list[BeatSeen]:
     """The beats that are connected to this database, the leader first; those of other database users show no name."""
     query = (
         "SELECT coalesce(nullif(substr(application_name, %s), ''), 'process ' || pid) AS who, backend_start AS since,"
-        f" leads FROM (SELECT a.*, EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.pid = a.pid"
-        f" AND l.database = a.datid AND l.classid = {_LEADER[0]} AND l.objid = {_LEADER[1]} AND l.objsubid = 2) AS leads"
+        " leads FROM (SELECT a.*, EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.pid = a.pid"
+        f" AND l.database = a.datid AND l.classid = {LEADER_LOCK[0]} AND l.objid = {LEADER_LOCK[1]} AND objsubid = 2) AS leads"
         " FROM pg_stat_activity a WHERE datname = current_database()) AS seen"
         " WHERE leads OR starts_with(application_name, %s) ORDER BY leads DESC, who"
     )
