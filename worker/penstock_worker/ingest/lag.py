@@ -29,13 +29,12 @@ _NONE = (0,) * (len(LAG_S) + 1)
 class Lag:
     """Events by the bounds of `LAG_S`: up to each, and over all; and the seconds of all of them together."""
 
-    counts: Sequence[int] = _NONE
+    counts: tuple[int, ...] = _NONE
     total_s: float = 0.0
 
     def __add__(self, other: Lag) -> Lag:
-        return Lag(
-            [mine + others for mine, others in zip(self.counts, other.counts, strict=True)], self.total_s + other.total_s
-        )
+        counts = tuple([mine + others for mine, others in zip(self.counts, other.counts, strict=True)])
+        return Lag(counts, self.total_s + other.total_s)
 
 
 def lag_of(decoded: Decoded, now_us: int) -> Lag:
@@ -57,7 +56,7 @@ def _lag(versions: Sequence[int], now_us: int) -> Lag:
     """`versions` are sorted: what is published in order is sorted at little cost, and then counted by a few looks."""
     # Whatever lies below the place of a bound waited for longer.
     places = [bisect_left(versions, now_us - bound) for bound in _BOUNDS_US]
-    counts = [newer - older for newer, older in pairwise([len(versions), *places, 0])]
+    counts = tuple([newer - older for newer, older in pairwise([len(versions), *places, 0])])
     past = bisect_left(versions, now_us)
     return Lag(counts, (past * now_us - sum(versions[:past])) / 1_000_000)
 

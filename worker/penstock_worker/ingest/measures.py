@@ -50,7 +50,7 @@ class Measures:
             name, _, value = word.partition("=")
             if name == "lag":
                 total_s, _, counts = value.partition(":")
-                lag = Lag([int(count) for count in counts.split(",")], float(total_s))
+                lag = Lag(tuple(map(int, counts.split(","))), float(total_s))
             else:
                 type, _, outcome = name.partition("/")
                 events[type, outcome] += int(value)
