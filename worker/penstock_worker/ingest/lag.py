@@ -76,9 +76,12 @@ class _Starts:
         if not place:
             return found
         starts, latest = self._starts, self._latest
-        doubtful = [pair for pair in zip(versions, envelopes, strict=True) if pair[0] < latest]
-        fine = [version for version, each in doubtful if each.epoch is None or version >= starts[each.epoch.int]]
-        return sorted(fine) + found[place:]
+        earlier = [
+            version
+            for version, each in zip(versions, envelopes, strict=True)
+            if version < latest and (each.epoch is None or version >= starts[each.epoch.int])
+        ]
+        return sorted(earlier) + found[place:]
 
 
 def _start_us(epoch: int) -> int:
