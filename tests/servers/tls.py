@@ -70,6 +70,7 @@ class TlsFront:
     """
 
     def __init__(self, target_port: int, authority: Authority, *, is_postgres: bool = False, is_expired: bool = False) -> None:
+        self.authority = authority
         self._target_port, self._is_postgres = target_port, is_postgres
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.ca))
         self._context.load_cert_chain(authority.expired if is_expired else authority.server)

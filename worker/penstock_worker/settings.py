@@ -285,7 +285,7 @@ def hide_password(value: Any) -> Any:
     scheme, _, rest = value.partition("://")
     secrets, at, place = rest.rpartition("@")
     user, colon, _ = secrets.partition(":")
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", f"{scheme}://{user}{colon and ':***'}{at}{place}")
+    return re.sub(r"([?&](?:ssl_?)?password=)[^&]*", r"\1***", f"{scheme}://{user}{colon and ':***'}{at}{place}")
 
 
 def _running_stack() -> dict[str, str]:
