@@ -171,13 +171,14 @@ def _acting(connection: Connection) -> str:
 
 
 def _withdraw_from_database(connection: Connection, role: str) -> None:
+    """What was granted here, and not CONNECT, which somebody else has granted; from the database's owner nothing."""
     row = connection.execute(
-        "SELECT quote_ident(datname) FROM pg_database, aclexplode(datacl) AS a"
-        " WHERE datname = current_database() AND a.grantee = to_regrole(%s) AND pg_has_role(datdba, 'USAGE') LIMIT 1",
+        "SELECT quote_ident(datname) FROM pg_database, aclexplode(datacl) AS a WHERE datname = current_database()"
+        " AND a.grantee = to_regrole(%s) AND a.grantee <> datdba AND pg_has_role(datdba, 'USAGE') LIMIT 1",
         [role],
     ).fetchone()
     if row is not None:
-        connection.execute(f"REVOKE ALL ON DATABASE {row[0]} FROM {role}".encode())
+        connection.execute(f"REVOKE CREATE, TEMPORARY ON DATABASE {row[0]} FROM {role}".encode())
 
 
 def _drop_unused(connection: Connection, role: str) -> None:
