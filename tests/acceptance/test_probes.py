@@ -14,9 +14,12 @@ import pytest
 
 from penstock_producers import Producer
 from penstock_schemas.records.translation import TranslationSession
+from penstock_worker.settings import Settings
+from penstock_worker.stack.commands import beat_command
 from penstock_worker.stack.ports import find_free_port
 from tests.acceptance.witness import until
 from tests.commands import penstock_here
+from tests.servers.process import LocalProcess
 
 pytestmark = pytest.mark.acceptance
 
@@ -124,3 +127,49 @@ def test_the_days_of_a_worker(
     until(lambda: [one for one in new.net_connections("tcp") if one.status == psutil.CONN_LISTEN] == [])
     worker.send_signal(signal.SIGTERM)
     until(lambda: prober.ask("/live")[0] == 0)
+
+
+@pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
+def test_a_worker_for_jobs_and_a_beat(
+    prober, new_worker, worker_options, broker_url, postgres_server, database_url, tmp_path, request
+):
+    def new_beat(name: str, port: int) -> LocalProcess:
+        options = {**worker_options, "database_url": database_url, "broker_url": broker_url, "probe_port": port}
+        environment = {f"PENSTOCK_{option.upper()}": str(value) for option, value in options.items()}
+        beat = LocalProcess(name, beat_command(Settings()), log=tmp_path / f"{name}.log", env=environment, cwd=tmp_path)
+        request.addfinalizer(beat.clean_up)
+        beat.launch()
+        return beat
+
+    worker_options["worker_only"] = "maintenance"
+    worker, folder, of_beat = new_worker(), worker_options["health_folder"], Prober()
+    worker.launch()
+    beat = new_beat("beat", of_beat.port)
+    until(lambda: prober.is_ready() and of_beat.is_ready())
+    until(lambda: len(health(folder)[1]["workers"]) == 1 and health(folder, "--ready")[0] == 0)
+    told = health(folder)[1]
+    assert [(one["worker"], one["does"], one["queue"]) for one in told["workers"]] == [
+        (worker.hostname, "maintenance", "penstock.maintenance")
+    ]
+    assert [(one["pid"], one["does"]) for one in told["beats"]] == [(beat.pid, "beat")]
+    assert "penstock_beat_leading 1.0\n" in of_beat.ask("/metrics")[1]
+    assert "penstock_worker_ready 1.0\n" in prober.ask("/metrics")[1]
+    assert health(folder, "--of", "ingest")[0] == 1
+
+    # A port that is taken.
+    rival = new_beat("rival", of_beat.port)
+    until(lambda: not rival.is_running)
+    (line,) = [line for line in rival.logs().splitlines() if "PENSTOCK_PROBE_PORT" in line]
+    assert (rival.exit_code, f"127.0.0.1:{of_beat.port} is taken by another process" in line) == (2, True)
+    assert "Traceback" not in rival.logs()
+
+    # The database goes.
+    postgres_server.stop()
+    for each in (prober, of_beat):
+        each.wait_until_unready("the database is away")
+        assert each.ask("/live")[0] == 200
+    assert health(folder)[0] == 0
+    postgres_server.start()
+    until(lambda: prober.is_ready() and of_beat.is_ready())
+    beat.stop()
+    until(lambda: health(folder)[1]["beats"] == [])

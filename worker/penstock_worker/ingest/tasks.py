@@ -147,7 +147,7 @@ class Child:
             from penstock_migrations.run import check_migrated  # see `heads`
 
             check_migrated(connection, self.registry, locations)
-        except ConfigurationError as exc:
+        except (ConfigurationError, psycopg.errors.InsufficientPrivilege) as exc:
             return one_line(exc)
         return None
 

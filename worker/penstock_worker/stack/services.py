@@ -20,13 +20,16 @@ __all__ = ["Beat", "Flower", "Worker"]
 
 #: How long a worker may take to answer whether it is there.
 _PING_S = 0.5
+#: One can have the port that is set: the worker that writes events.
+_NO_PROBE_PORT = {"PENSTOCK_PROBE_PORT": ""}
 
 
 class Worker(ManagedProcess):
     """Ready when its control commands answer, which is after its consumer has started."""
 
     def __init__(self, name: str, settings: Settings, *, log: Path, cwd: Path) -> None:
-        super().__init__(name, log=log, env=service_environment(settings), cwd=cwd)
+        own = _NO_PROBE_PORT if settings.worker_only == "maintenance" else {}
+        super().__init__(name, log=log, env=service_environment(settings) | own, cwd=cwd)
         self._settings = settings
         node = "penstock-maintenance" if settings.worker_only == "maintenance" else "penstock"
         self.node = f"{node}@{socket.gethostname()}"
@@ -46,7 +49,7 @@ class Beat(ManagedProcess):
     """Ready as soon as it runs: nobody waits for its first tick."""
 
     def __init__(self, settings: Settings, *, log: Path, cwd: Path) -> None:
-        super().__init__("beat", log=log, env=service_environment(settings), cwd=cwd)
+        super().__init__("beat", log=log, env=service_environment(settings) | _NO_PROBE_PORT, cwd=cwd)
         self._settings = settings
 
     def command(self) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from typing import Any
@@ -9,15 +10,19 @@ from typing import Any
 from celery import Celery
 from celery.beat import Scheduler
 
+from penstock_worker.errors import ConfigurationError
 from penstock_worker.maintenance.jobs import all_jobs
 from penstock_worker.maintenance.schedule.sender import Sender
 from penstock_worker.maintenance.schedule.tick import LOOK_S, Beat
 from penstock_worker.maintenance.schedule.timing import LONGEST_S, SHORTEST_S
+from penstock_worker.maintenance.schedule.watched import WatchedBeat
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import connect_with
 from penstock_worker.store.schedule import Default
 
 __all__ = ["PostgresScheduler", "beat_of", "defaults_of"]
+
+logger = logging.getLogger(__name__)
 
 
 class PostgresScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
@@ -28,10 +33,15 @@ class PostgresScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
     """
 
     max_interval = LOOK_S
-    _beat: Beat | None = None
+    _beat: WatchedBeat | None = None
 
     def setup_schedule(self) -> None:
-        self._beat = beat_of(self.app)
+        self._beat = WatchedBeat(self.app.penstock_settings, beat_of(self.app))
+        try:
+            self._beat.start()
+        except ConfigurationError as exc:
+            logger.critical("%s", exc)
+            raise SystemExit(2) from exc
 
     def tick(self, **_kwargs: Any) -> float:
         assert self._beat is not None  # a lazy one never ticks

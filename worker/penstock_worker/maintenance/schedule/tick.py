@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 
 import psycopg
 
@@ -54,18 +54,20 @@ class Beat:
         sender: Sends the runs.
         defaults: The jobs as the settings have them, by name.
         who: Host and process, for lists.
+        on_sent: Told the name of each row of which a run was sent.
     """
 
     connect: Callable[[], Connection]
     sender: Sends
     defaults: Mapping[str, Default]
     who: str
+    on_sent: Callable[[str], None] = lambda _name: None
     leads: bool = False
     _connection: Connection | None = None
     #: Runs that were claimed and could not be sent, while the database could not be told either.
     _owed: list[tuple[Row, datetime, str]] = field(default_factory=list)
-    #: What is away or refused, and was said to be: the database, the broker, names of rows.
-    _away: set[str] = field(default_factory=set)
+    #: What is away or refused, and was said to be, with the words: the database, the broker, names of rows.
+    _away: dict[str, str] = field(default_factory=dict)
 
     def tick(self, now: datetime | None = None) -> float:
         """
@@ -87,6 +89,10 @@ class Beat:
             self._say_away("database", f"the database is away, nothing is sent until it is back: {line_of(exc)}")
             self.close()
             return LOOK_S
+
+    def find_away(self, what: Literal["database", "broker"]) -> str | None:
+        """Why nothing can be sent, as far as the last look at it has shown; the broker is looked at when something is due."""
+        return self._away.get(what)
 
     def close(self) -> None:
         """Give up the lead, at once; the next tick tries to have it again."""
@@ -178,7 +184,8 @@ class Beat:
             schedule.note_result(connection, row.name, {"state": "failed", "error": line_of(exc)})
             logger.error("%s was not sent: %s", row.name, line_of(exc))  # noqa: TRY400  # a traceback tells a person nothing
         else:
-            self._away.discard(row.name)
+            self._away.pop(row.name, None)
+            self.on_sent(row.name)
             logger.info("%s is sent (%s)", row.name, row.task, extra={"action": "scheduled", "task": row.task})
 
     def _give_back(self, connection: Connection, row: Row, claimed: datetime, exc: Exception) -> None:
@@ -193,12 +200,12 @@ class Beat:
 
     def _say_away(self, what: str, line: str) -> None:
         if what not in self._away:
-            self._away.add(what)
+            self._away[what] = line
             logger.warning(line)
 
     def _say_back(self, what: str) -> None:
         if what in self._away:
-            self._away.remove(what)
+            del self._away[what]
             logger.info("the %s is back", what)
 
 
