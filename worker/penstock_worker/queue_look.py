@@ -183,7 +183,7 @@ def _rabbitmq(settings: Settings) -> Iterator[Connection]:
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=settings.connect_timeout_s)
         yield connection
-    except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
+    except (*connection.connection_errors, *connection.channel_errors, kombu.exceptions.OperationalError) as exc:
         raise BrokerAway(_first_line(exc)) from exc
     finally:
         connection.release()

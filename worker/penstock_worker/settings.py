@@ -194,11 +194,13 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL, with password and TLS; raises ConfigurationError where there is none, or it cannot be right."""
         # Here, because commands that ask no broker need not wait for kombu.
+        from penstock_producers.transports import check_url
         from penstock_producers.transports.tls import check_tls
 
         url = _required(self.broker_url, "PENSTOCK_BROKER_URL", "redis://host:6379/0 or amqp://user:password@host//")
         files = TlsFiles(self.broker_tls_ca, self.broker_tls_certificate, self.broker_tls_key)
         try:
+            check_url(url)
             url = join_broker_url(url, _text(self.broker_password), files)
             check_tls(url)
         except ValueError as exc:

@@ -96,7 +96,7 @@ def _broker(settings: Settings) -> Connection:
     connection = broker_connection(settings.broker, connect_timeout=BROKER_CONNECT_S)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_CONNECT_S)
-    except (*connection.connection_errors, kombu.exceptions.OperationalError) as exc:
+    except (*connection.connection_errors, *connection.channel_errors, kombu.exceptions.OperationalError) as exc:
         connection.release()
         reason = say_tls_error(exc) or (str(exc).splitlines() or [type(exc).__name__])[0]
         raise ConfigurationError(f"the broker cannot be reached: {reason}; check PENSTOCK_BROKER_URL") from exc

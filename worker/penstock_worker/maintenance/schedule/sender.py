@@ -90,7 +90,7 @@ def _connect(connection: Any) -> None:
     """Nothing where it is connected."""
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=_STEP_S)
-    except (kombu.exceptions.OperationalError, *connection.connection_errors) as exc:
+    except (kombu.exceptions.OperationalError, *connection.connection_errors, *connection.channel_errors) as exc:
         raise BrokerAway(line_of(exc)) from exc
 
 
