@@ -66,13 +66,14 @@ def test_a_clock_that_is_ahead_makes_no_negative_lag() -> None:
 def test_what_happened_before_its_process_began_was_not_published_then() -> None:
     """A backfill is no lag; nor does it hide that of its neighbours, of the same or of another producer."""
     young, old, foreign = envelope(NOW - 10 * SECOND), envelope(NOW - 90 * SECOND), envelope(None)
-    parts = [block(NOW - 86_400 * SECOND, NOW - 2 * SECOND, of=young), block(NOW - 20 * SECOND, of=old), block(5, of=foreign)]
+    of_young = block(NOW - 86_400 * SECOND, NOW - 2 * SECOND, NOW - 10 * SECOND, of=young)
+    parts = [of_young, block(NOW - 20 * SECOND, of=old), block(5, of=foreign)]
     decoded = Decoded([young, old, foreign], blocks=[part.blocks[0] for part in parts])
     decoded.events = [event(NOW - 11 * SECOND, of=young), event(NOW - 12 * SECOND, of=old)]
 
     lag = lag_of(decoded, NOW)
-    assert counted(lag) == {2.5: 1, 30.0: 2, float("inf"): 1}
-    assert lag.total_s == pytest.approx((NOW - 5) / SECOND + 2 + 20 + 12)
+    assert counted(lag) == {2.5: 1, 10.0: 1, 30.0: 2, float("inf"): 1}
+    assert lag.total_s == pytest.approx((NOW - 5) / SECOND + 2 + 10 + 20 + 12)
 
 
 def test_an_epoch_that_tells_no_time_excludes_nothing() -> None:
