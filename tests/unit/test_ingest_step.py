@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,11 @@ from penstock_worker.ingest import step as module
 from penstock_worker.ingest.answers import AddressedAnswer, join_answers
 from penstock_worker.ingest.batch import Batch
 from penstock_worker.ingest.flush import Flushes
+from penstock_worker.ingest.lag import Lag
+from penstock_worker.ingest.measures import Measures
 from penstock_worker.ingest.message import RawMessage
 from penstock_worker.ingest.source import Delivery
+from penstock_worker.ingest.stall import Stall
 from penstock_worker.ingest.step import IngestStep
 
 STORED = {"stored": 1}
@@ -657,3 +661,74 @@ def test_the_step_tells_operators_what_it_holds(lab: Lab) -> None:
     lab.deliver(3)
     told = lab.step.info(lab.consumer)["penstock"]
     assert {"is_paused": False, "buffered_bytes": 10, "ready_batches": 1, "running_batches": 2}.items() <= told.items()
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------------
+
+
+def told(lab: Lab, name: str, **labels: str) -> float | None:
+    return lab.step.metrics.registry.get_sample_value(f"penstock_{name}", labels)
+
+
+def batches(lab: Lab) -> dict[tuple[str, str], float]:
+    """Those that have ended, by trigger and end."""
+    (family,) = (family for family in lab.step.metrics.registry.collect() if family.name == "penstock_batches")
+    return {(sample.labels["trigger"], sample.labels["end"]): sample.value for sample in family.samples if sample.value}
+
+
+def test_what_a_child_returns_is_counted(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    measures = Measures(Counter({("translation.task", "stored"): 5, ("unknown", "held"): 2}), Lag((0, 3, 4, *[0] * 11), 0.5))
+    lab.pool.take().on_done({"stored": 5, "held": 2, "ms": {"decode": 20.0, "commit": 2.0}, "measures": measures.line()})
+
+    assert told(lab, "messages_total") == 4
+    assert told(lab, "events_total", type="translation.task", outcome="stored") == 5
+    assert told(lab, "events_total", type="unknown", outcome="held") == 2
+    assert told(lab, "events_total", type="translation.task", outcome="dead") == 0, "there before the first one"
+    assert (batches(lab), told(lab, "batch_events_sum")) == ({("rows", "written"): 1}, 7)
+    assert told(lab, "batch_stage_seconds_sum", stage="decode") == 0.02
+    lags = [told(lab, "commit_lag_seconds_bucket", le=bound) for bound in ("0.025", "0.05", "0.1", "+Inf")]
+    assert (lags, told(lab, "commit_lag_seconds_sum")) == ([0, 3, 7, 7], 0.5)
+    took_s = told(lab, "batch_seconds_sum")
+    assert took_s is not None
+    assert 0 < took_s < 300
+    committed_at = told(lab, "worker_last_batch_timestamp_seconds")
+    assert committed_at is not None
+    assert committed_at > 1_700_000_000
+
+
+def test_batches_are_counted_by_how_they_end(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    lab.pool.take().on_lost()
+    assert (batches(lab), told(lab, "worker_lost_children_total")) == ({("rows", "lost"): 1}, 1)
+    lab.pool.take().on_failed()
+    lab.pool.take().on_done(AWAY)
+    assert batches(lab) == {("rows", "lost"): 1, ("suspect", "failed"): 1, ("suspect", "away"): 1}
+    assert (told(lab, "worker_pauses_total"), told(lab, "worker_paused")) == (1, 1)
+
+
+def test_what_is_committed_counts_even_if_the_broker_does_not_hear_it(lab: Lab) -> None:
+    lab.deliver(0, 1, 2, 3)
+    lab.source.errors["ack"] = ConnectionError("the broker is gone")
+    with pytest.raises(ConnectionError):
+        lab.pool.take().on_done({"stored": 4, "measures": "translation.task/stored=4"})
+    assert (batches(lab), told(lab, "events_total", type="translation.task", outcome="stored")) == ({("rows", "written"): 1}, 4)
+
+
+def test_a_scrape_sees_what_the_step_holds(lab: Lab) -> None:
+    def state() -> list[float | None]:
+        held = [told(lab, f"worker_{name}") for name in ("held_messages", "buffered_bytes", "consuming", "paused", "stalled")]
+        return [*held, *(told(lab, "worker_batches", state=name) for name in ("ready", "running"))]
+
+    assert state() == [0, 0, 0, 0, 0, 0, 0]
+    lab.deliver(*range(13))
+    lab.deliver(13, size=7)
+    lab.step._look_around()
+    assert state() == [14, 17, 1, 0, 0, 1, 2]
+    lab.step.stall = Stall(0.0, "for a test")
+    assert state()[4] == 1
+    lab.pool.take(1).on_done(AWAY)
+    lab.step._look_around()
+    assert state() == [4, 0, 0, 1, 1, 0, 1]
+    lab.step.stop(lab.consumer)
+    assert state()[2] == 0
