@@ -27,12 +27,16 @@ from penstock_worker.ingest.batch import Batch, Buffer, Limits
 from penstock_worker.ingest.lag import Lag
 from penstock_worker.ingest.measures import Measures
 from penstock_worker.ingest.metrics import IngestMetrics
+from penstock_worker.maintenance.pulse import JobsWatchStep
+from penstock_worker.maintenance.schedule.watched import WatchedBeat
 from penstock_worker.metrics import counter, family, gauge, histogram, histogram_family
+from penstock_worker.settings import Settings
 from penstock_worker.worker_metrics import WorkerCollector
 from tests.metrics import listed, told
 from tests.records import Pair
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "metrics.md"
 NAMES = {entry.name: entry for entry in METRICS}
 #: Labels that Prometheus adds, and histograms.
 THEIRS = {"job", "instance", "le", "alertname", "severity", "alertstate"}
@@ -63,6 +67,22 @@ def test_a_worker_exposes_what_is_listed() -> None:
     metrics.registry.register(WorkerCollector(lambda: None, lambda: True))
     metrics.count_written(Batch([], "age"), 0.5, {"commit": 1.0}, Measures(lag=Lag()))
     assert told(metrics.registry.collect()) == listed("worker")
+
+
+def test_a_worker_for_jobs_exposes_what_the_page_says() -> None:
+    consumer = SimpleNamespace(pulse_step=SimpleNamespace(pulse=None, stall=None))
+    registry = JobsWatchStep(None).find_metrics(consumer)
+    registry.register(WorkerCollector(lambda: None, lambda: True))
+    found = told(registry.collect())
+    assert found.items() <= listed("worker").items()
+    (paragraph,) = [part for part in PAGE.read_text().split("\n\n") if "`--only maintenance`" in part]
+    assert set(re.findall(r"`(penstock_\w+)`", paragraph)) == found.keys()
+
+
+def test_a_beat_exposes_what_is_listed(tmp_path: Path) -> None:
+    beat: Any = SimpleNamespace(defaults={"flush": None}, leads=True, find_away=lambda _what: None)
+    watched = WatchedBeat(Settings(health_folder=tmp_path), beat)
+    assert told(watched._registry.collect()) == listed("beat")
 
 
 def test_a_producer_exposes_what_is_listed() -> None:
@@ -133,7 +153,7 @@ def imported_from(path: Path, package: str) -> Iterator[str]:
 
 
 def test_the_page_has_every_metric_with_its_kind_and_labels() -> None:
-    assert list(rows_of_page((ROOT / "docs" / "metrics.md").read_text())) == [as_row(entry) for entry in METRICS]
+    assert list(rows_of_page(PAGE.read_text())) == [as_row(entry) for entry in METRICS]
 
 
 def rows_of_page(page: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
