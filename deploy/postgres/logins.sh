@@ -8,17 +8,15 @@ password() {
 }
 
 psql -v ON_ERROR_STOP=1 --quiet --no-password --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
-    -v database="$POSTGRES_DB" -v ingest="$(password ingest)" -v reader="$(password reader)" -v admin="$(password admin)" <<'SQL'
+    -v database="$POSTGRES_DB" -v ingest="$(password ingest)" -v reader="$(password reader)" -v keeper="$(password keeper)" <<'SQL'
 CREATE ROLE penstock_ingest NOLOGIN;
 CREATE ROLE penstock_read NOLOGIN;
 CREATE ROLE penstock_admin NOLOGIN;
 CREATE ROLE ingest LOGIN PASSWORD :'ingest' IN ROLE penstock_ingest;
-CREATE ROLE reader LOGIN PASSWORD :'reader' IN ROLE penstock_read;
--- The exporter looks at what others' sessions do: slow statements, old transactions.
-GRANT pg_read_all_stats TO reader;
--- CREATEDB: `penstock restore` loads into a new database, and gives it the name of the old one.
-CREATE ROLE admin LOGIN CREATEDB PASSWORD :'admin' IN ROLE penstock_admin;
+CREATE ROLE reader LOGIN PASSWORD :'reader' IN ROLE penstock_read, pg_read_all_stats;
+-- CREATEDB: backups are tried, and restored, by way of a new database.
+CREATE ROLE keeper LOGIN CREATEDB PASSWORD :'keeper' IN ROLE penstock_admin;
 ALTER DATABASE :"database" OWNER TO penstock_admin;
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
-GRANT CONNECT ON DATABASE :"database" TO penstock_ingest, penstock_read, penstock_admin;
+GRANT CONNECT ON DATABASE :"database" TO ingest, reader, keeper;
 SQL
