@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections import defaultdict
@@ -50,6 +51,46 @@ def test_prometheus_takes_them(promtool: str, words: list[str]) -> None:
 def test_the_cases(promtool: str, cases: Path) -> None:
     done = subprocess.run([promtool, "test", "rules", str(cases)], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def pod(component: str, port: int, **changes: str) -> dict:
+    """What Prometheus knows of a port of a pod of deploy/kubernetes, before any rule."""
+    told = {
+        "label_app_kubernetes_io_name": "penstock",
+        "label_app_kubernetes_io_component": component,
+        "annotation_prometheus_io_scrape": "true",
+        "annotation_prometheus_io_port": str(port),
+        "container_port_number": str(port),
+        "phase": "Running",
+        "name": f"{component}-5d8f",
+        **changes,
+    }
+    return {"targets": [f"10.0.0.1:{port}"], "labels": {f"__meta_kubernetes_pod_{name}": text for name, text in told.items()}}
+
+
+def test_pods_get_the_jobs_that_rules_know(promtool: str, tmp_path: Path) -> None:
+    """By the relabelling alone: Debian's Prometheus knows no Kubernetes."""
+    config = yaml.safe_load((CONFIG.parent / "kubernetes.yml").read_text())
+    (job,) = config["scrape_configs"]
+    del job["kubernetes_sd_configs"]
+    jobs = {"worker": 9187, "maintenance": 9187, "beat": 9187, "exporter": 9188}
+    others = [
+        pod("flower", 5555, annotation_prometheus_io_scrape=""),
+        pod("worker", 9187, name="other-port", container_port_number="8080"),
+        pod("worker", 9187, name="ended", phase="Succeeded"),
+        pod("shop", 9187, label_app_kubernetes_io_name="shop"),
+    ]
+    job["static_configs"] = [*(pod(component, port) for component, port in jobs.items()), *others]
+    file = tmp_path / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config | {"rule_files": [str(RULES)]}))
+    words = [promtool, "check", "service-discovery", "--timeout=1s", str(file), "penstock"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [each["labels"] for each in json.loads(done.stdout) if each["labels"]]
+    expected = {(f"penstock-{component}", f"{component}-5d8f", f"10.0.0.1:{port}") for component, port in jobs.items()}
+    assert {(labels["job"], labels["instance"], labels["__address__"]) for labels in found} == expected
+    named = {job["job_name"] for job in yaml.safe_load(CONFIG.read_text())["scrape_configs"]}
+    assert named == {job for job, _, _ in expected}
 
 
 def test_each_alert_has_a_case() -> None:
