@@ -84,6 +84,8 @@ class _MetricsPage(Metrics):  # type: ignore[misc]
 
 #: Of the list of tasks.
 _COLUMNS = "name,args,result,state,runtime,received,worker,uuid"
+#: Batches and jobs that are remembered, at 4.5 KB each. Flower's own 100,000 do not fit into the memory that deploy/ gives it.
+_MAX_TASKS = 20_000
 
 _REPLACED = {BrokerView: _BrokerPage, GetQueueLengths: _QueueLengths, Metrics: _MetricsPage}
 
@@ -108,8 +110,8 @@ def replace_pages() -> None:
 def main() -> None:
     """Become `celery flower` with the arguments of this program."""
     replace_pages()
-    # Before Flower reads FLOWER_TASKS_COLUMNS, which says otherwise.
-    default_options.tasks_columns = _COLUMNS
+    # Before Flower reads FLOWER_TASKS_COLUMNS and FLOWER_MAX_TASKS, which say otherwise.
+    default_options.tasks_columns, default_options.max_tasks = _COLUMNS, _MAX_TASKS
     sys.argv[:] = ["celery", "-A", "penstock_worker.app", "flower", *sys.argv[1:]]
     celery()
 
