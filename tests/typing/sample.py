@@ -6,6 +6,7 @@ Lines with `type: ignore` are mistakes that the checkers must find: with `warn_u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, assert_type
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 from pydantic import AwareDatetime
 
 from penstock_producers import Policy, Producer, Receipt, Status
+from penstock_producers.metrics import collect_from
 from penstock_producers.testing import MemoryProducer, PublishedEvent
 from penstock_schemas import Declaration, Index, Lifecycle, Max, Min, Record
 
@@ -46,6 +48,7 @@ policy: Policy = "drop_oldest"
 
 with Producer("redis://localhost:6379/0", name="billing", policy=policy, on_drop=on_drop) as producer:
     assert_type(producer, Producer)
+    assert_type(collect_from(producer), Callable[[], None])
     invoice = Invoice(tenant="a", number=17, status="open", issued_at=datetime.now(UTC))
     assert_type(invoice.reminders, int | None)
     assert_type(invoice.issued_at, datetime | None)
