@@ -16,6 +16,7 @@ from typing import TypeVar
 import psycopg
 import sqlalchemy as sa
 
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
 from penstock_worker.store.own_schema import OWN_SCHEMA
@@ -65,9 +66,11 @@ def connect(database_url: str, *, is_alone: bool = True) -> Iterator[sa.Connecti
             connection.commit()
             yield connection
     except sa.exc.DBAPIError as exc:
-        raise ConfigurationError(f"the database says: {' '.join(str(exc.orig).split())}") from exc
+        reason = say_tls_error(exc, "PENSTOCK_DATABASE") or " ".join(str(exc.orig).split())
+        raise ConfigurationError(f"the database says: {reason}") from exc
     except psycopg.Error as exc:
-        raise ConfigurationError(f"the database says: {' '.join(str(exc).split())}") from exc
+        reason = say_tls_error(exc, "PENSTOCK_DATABASE") or " ".join(str(exc).split())
+        raise ConfigurationError(f"the database says: {reason}") from exc
     finally:
         engine.dispose()
 

@@ -22,6 +22,8 @@ __all__ = ["register"]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _EXIT_UNREACHABLE = 1
 _HIDDEN = "***"
+#: Characters of a value that are shown at most; `--json` has all of them.
+_LONGEST = 400
 
 _app = typer.Typer(no_args_is_help=True, help="What is set and where from, without secrets; whether it can be reached.")
 
@@ -59,9 +61,11 @@ def show(
     if as_json:
         print_json({"settings": [asdict(one) for one in shown]})
         return
-    table = Table("setting", "value", "from", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("setting", "value", "from"):
+        table.add_column(name, overflow="fold", no_wrap=name == "setting")
     for one in shown:
-        table.add_row(one.variable, plain(_as_words(one.value)), plain(f"{one.origin} {one.file or ''}".strip()))
+        table.add_row(one.variable, plain(_as_words(one.value), _LONGEST), plain(f"{one.origin} {one.file or ''}".strip()))
     Console().print(table)
 
 

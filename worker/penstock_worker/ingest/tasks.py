@@ -20,6 +20,7 @@ from celery.exceptions import Reject
 
 from penstock_migrations.heads import is_at_heads
 from penstock_migrations.packages import parse_locations
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError, DatabaseAway
 from penstock_worker.ingest import failpoints
@@ -154,7 +155,7 @@ class Child:
     def _away(self, exc: psycopg.Error) -> dict[str, Any]:
         self.database.close()
         log_refusal(exc)
-        return {"away": one_line(exc)}
+        return {"away": say_tls_error(exc, "PENSTOCK_DATABASE") or one_line(exc)}
 
 
 def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:

@@ -20,6 +20,7 @@ import psycopg
 
 from penstock_migrations.packages import parse_locations
 from penstock_migrations.run import upgrade
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
@@ -128,7 +129,8 @@ def look_at_target(url: str) -> Target:
         # An error of the connection has no code.
         if re.search(r'database "[^"]*" does not exist', str(exc)):
             return Target(False, 0, 0, [])
-        raise ConfigurationError(f"the database cannot be used: {' '.join(str(exc).split())}") from exc
+        reason = say_tls_error(exc, "PENSTOCK_DATABASE") or " ".join(str(exc).split())
+        raise ConfigurationError(f"the database cannot be used: {reason}") from exc
 
 
 def restore_backup(

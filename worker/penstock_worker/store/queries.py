@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_schemas import RecordType, Registry
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
@@ -106,7 +107,7 @@ def explained() -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as exc:
         raise ConfigurationError(f"the database's user may not do this: {_first_line(exc)}") from exc
     except psycopg.OperationalError as exc:
-        reason = _first_line(exc)
+        reason = say_tls_error(exc, "PENSTOCK_DATABASE") or _first_line(exc)
         raise ConfigurationError(f"the database cannot be used: {reason}; check PENSTOCK_DATABASE_URL") from exc
 
 

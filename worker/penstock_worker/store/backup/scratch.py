@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.connection import Connection
 
@@ -83,7 +84,7 @@ def connect_to_server(url: str) -> Iterator[Server]:
         try:
             connection = _connect(make_conninfo(url, dbname=place))
         except psycopg.OperationalError as exc:
-            errors.append(" ".join(str(exc).split()))
+            errors.append(say_tls_error(exc, "PENSTOCK_DATABASE") or " ".join(str(exc).split()))
             continue
         with connection:
             yield Server(url, connection)
