@@ -45,7 +45,9 @@ def flower(
         raise ConfigurationError(f"Flower on {address} is for others too: set PENSTOCK_FLOWER_LOGIN=user:password")
     if not is_port_free(port, address):
         raise ConfigurationError(f"port {port} on {address} is busy or not this machine's: choose another with --port")
-    typer.echo(f"Flower: {login.url(address, port)}")
+    # Flower logs its address itself; where all lines are JSON, only what nobody else knows is worth another one.
+    if login.is_made or settings.log_format == "console":
+        typer.echo(f"Flower: {login.url(address, port)}")
     os.environ |= login.environment
     replace_by(flower_command(settings, address, port), settings)
 
