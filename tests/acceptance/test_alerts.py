@@ -118,28 +118,36 @@ class Episode:
     def wait(self, panels: dict[str, list[float]], alerts: set[str], *, fire: bool) -> None:
         """Until each panel shows these values, and each of these alerts fires, or none of them does."""
 
+        shown: dict[str, list[float]] = {}
+        firing: set[str] = set()
+
         def look() -> bool:
+            nonlocal firing
             firing = self._stack.firing()
-            seen = [title for title, values in panels.items() if self._stack.shows(title) == values]
+            shown.update({title: self._stack.shows(title) for title in panels})
+            seen = [title for title in panels if shown[title] == panels[title]]
             seen += [name for name in alerts if (name in firing) is fire]
             for name in seen:
                 self.seconds.setdefault(name, round(time.monotonic() - self._began, 1))
             return len(seen) == len(panels) + len(alerts)
 
-        until(look, within_s=240)
+        try:
+            until(look, within_s=200)
+        except AssertionError as exc:
+            raise AssertionError(f"shown: {shown}, firing: {firing}, seen so far: {self.seconds}") from exc
 
 
 def test_faults_are_shown_told_and_cleared(
     stack: Stack, database_url: str, valkey_url: str, postgres_server: PostgresServer, valkey_server: ValkeyServer
 ) -> None:
     stack.prometheus.wait_ready(180)
-    until(lambda: all(stack.shows(title) == values for title, values in WELL.items()), 240)
+    Episode(stack).wait(WELL, set(), fire=True)
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE penstock.schedule SET next_run = now() WHERE name IN ('audit', 'disk', 'flush')")
     with Producer(valkey_url) as producer:
         producer.publish(TranslationSession(session_id="s"))
-    until(lambda: stack.empty_panels() <= MAY_BE_EMPTY, 240)
-    until(lambda: stack.firing() == set(), 240)
+    until(lambda: stack.empty_panels() <= MAY_BE_EMPTY, 200)
+    until(lambda: not stack.firing(), 200)
 
     told = {}
     # A worker is killed, and the database is stopped.
