@@ -108,6 +108,17 @@ def test_who_does_not_answer_is_waited_for_no_longer_than_asked_and_once_at_a_ti
     eventually(lambda: asked.answer().figures == {"x": 1.0})
 
 
+def test_a_connection_that_was_cut_off_is_told_as_no_answer(asked: Asked, look: Scripted, clock: Clock) -> None:
+    look.answers = [OSError("the connection was cut off")]
+    look.may_answer.clear()
+    asked.begin()
+    clock.now += WAIT_S
+    asked.wait(clock.now)
+    look.may_answer.set()
+    eventually(lambda: look.answers == [])
+    assert asked.wait(clock.now + 60).trouble == "it has not answered within 4 s"
+
+
 def test_readiness_does_not_wait(look: Scripted, clock: Clock) -> None:
     looks = Exporter([Asked("database", look, clock)], clock)
     look.answers = [{}, {}]

@@ -72,6 +72,7 @@ class Asked:
         self._look, self._now = look, now
         self._changed = threading.Condition()
         self._began: float | None = None
+        self._is_given_up = False
         self._last: Answer | None = None
         self._trouble: str | None = None
 
@@ -80,14 +81,14 @@ class Asked:
         with self._changed:
             if self._began is not None or (self._last is not None and self._now() - self._last.at < KEEP_S):
                 return
-            self._began = self._now()
+            self._began, self._is_given_up = self._now(), False
         threading.Thread(target=self._run, name=f"penstock-look-{self.name}", daemon=True).start()
 
     def wait(self, until: float) -> Answer:
         """The answer of the look that is under way, or else of the last one. What is not there at that time is none."""
         with self._changed:
             self._changed.wait_for(lambda: self._began is None, max(0.0, until - self._now()))
-            is_late = self._began is not None
+            self._is_given_up = is_late = self._began is not None
         if is_late:
             self._look.give_up()
         return self.answer()
@@ -97,7 +98,7 @@ class Asked:
         with self._changed:
             now, began, last = self._now(), self._began, self._last
         if began is not None and (last is None or now - began >= WAIT_S):
-            return self._noted(Answer(now, now - began, trouble=f"it has not answered within {now - began:.0f} s"))
+            return self._noted(Answer(now, now - began, trouble=_no_answer(now - began)))
         return self._noted(last or Answer(now, 0, trouble="it was not asked yet"))
 
     def close(self) -> None:
@@ -116,6 +117,9 @@ class Asked:
             figures, trouble = {}, ": ".join(filter(None, (type(exc).__name__, one_line(exc))))
         with self._changed:
             now = self._now()
+            # Whose connection was cut off says that it was, and not why.
+            if trouble and self._is_given_up:
+                trouble = _no_answer(now - begin)
             self._last, self._began = Answer(now, now - begin, figures, trouble), None
             self._changed.notify_all()
 
@@ -128,3 +132,7 @@ class Asked:
         elif before and not answer.trouble:
             logger.info("the %s can be asked again", self.name, extra={"action": "look_back"})
         return answer
+
+
+def _no_answer(seconds: float) -> str:
+    return f"it has not answered within {seconds:.0f} s"
