@@ -72,7 +72,9 @@ class WorkerProcess(LocalProcess):
     def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
         self.hostname = f"{name}@test"
         only = environment.get("PENSTOCK_WORKER_ONLY")
-        settings = Settings.model_validate({"concurrency": int(environment["PENSTOCK_CONCURRENCY"]), "worker_only": only})
+        log_format = environment.get("PENSTOCK_LOG_FORMAT", "console")
+        given = {"concurrency": int(environment["PENSTOCK_CONCURRENCY"]), "worker_only": only, "log_format": log_format}
+        settings = Settings.model_validate(given)
         super().__init__(
             name,
             worker_command(settings, self.hostname),

@@ -22,6 +22,7 @@ from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
 from penstock_worker.ingest.tasks import register_tasks
 from penstock_worker.ingest.watch_step import WatchStep
+from penstock_worker.logs import take_over_celery
 from penstock_worker.maintenance.pulse import JobsWatchStep, PulseStep
 from penstock_worker.maintenance.schedule.results import note_results
 from penstock_worker.maintenance.tasks import register_maintenance
@@ -120,8 +121,10 @@ def _prepare_main(**_kwargs: Any) -> None:
 
 
 def __getattr__(name: str) -> Celery:
-    """`app`, made when first asked for: importing this module reads no settings."""
+    """`app`, made when Celery's programs ask for it, whose log is ours: importing this module reads no settings."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["app"] = app = create_app(load_settings())
+    settings = load_settings()
+    take_over_celery(settings)
+    globals()["app"] = app = create_app(settings)
     return app

@@ -7,6 +7,7 @@ need. A command whose extra is not installed is there all the same, and says wha
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Annotated
 import typer
 
 from penstock_worker.cli.explain import explain, missing_extra
+from penstock_worker.cli.last_resort import LastResort
 
 __all__ = ["app", "main"]  # `app` is made by __getattr__
 
@@ -64,6 +66,7 @@ def main() -> None:
     """Run the command; an error that a person can act on is one line on stderr and exit code 2."""
     # Users' record types may lie in the folder they work in, as with Celery's own command.
     sys.path.append(os.getcwd())  # noqa: PTH109  # a string is wanted
+    logging.lastResort = LastResort()
     try:
         _make_app(_asked_for(sys.argv[1:]))()
     except KeyboardInterrupt:

@@ -33,9 +33,11 @@ def exporter(
     from prometheus_client import CollectorRegistry
 
     from penstock_worker.exporter.collector import exporter_of
+    from penstock_worker.logs import set_up_logging
     from penstock_worker.probe import ProbePort
 
     settings = load_settings()
+    set_up_logging(settings)
     looks = exporter_of(settings)
     registry = CollectorRegistry()
     registry.register(looks)

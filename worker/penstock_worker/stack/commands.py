@@ -48,17 +48,22 @@ def worker_command(settings: Settings, name: str) -> list[str]:
     words = ["worker", "--pool", "prefork", "--concurrency", str(settings.concurrency)]
     words += ["-X" if settings.worker_only == "ingest" else "-Q", _TASK_QUEUE]
     words += ["-E", "-n", name, "--loglevel", settings.log_level, "--without-gossip", "--without-mingle"]
-    return [*_CELERY, *words]
+    return [*_celery(settings), *words]
 
 
 def beat_command(settings: Settings) -> list[str]:
-    return [*_CELERY, "beat", "--loglevel", settings.log_level]
+    return [*_celery(settings), "beat", "--loglevel", settings.log_level]
 
 
 def flower_command(settings: Settings, address: str, port: int) -> list[str]:
     """Flower, only to look at: what it shows may also be reached by those who must not control the pool."""
     words = [f"--address={address}", f"--port={port}", "--read_only=True", f"--logging={settings.log_level.lower()}"]
     return [sys.executable, "-m", "penstock_worker.stack.flower_pages", *words]
+
+
+def _celery(settings: Settings) -> tuple[str, ...]:
+    """Without its banner where every line is to be JSON."""
+    return (*_CELERY, "--quiet") if settings.log_format == "json" else _CELERY
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
