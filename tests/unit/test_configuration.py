@@ -290,6 +290,22 @@ def test_config_show_knows_a_running_stack(monkeypatch: pytest.MonkeyPatch) -> N
     assert words[-4:] == ["PENSTOCK_BROKER_URL", "redis://:***@h/0", "running", "stack"]
 
 
+def test_config_check_says_what_cannot_be_used() -> None:
+    done = penstock_here("config", "check", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert [(name, found[name]["is_usable"]) for name in found] == [("broker", False), ("database", False)]
+    assert found["broker"]["trouble"].startswith("the broker cannot be reached: ")
+    assert "Connection refused" in found["database"]["trouble"]
+
+
+def test_commands_without_settings_read_files_too(tmp_path: Path) -> None:
+    done = penstock_here("publish", "-", PENSTOCK_QUEUE_FILE=str(tmp_path / "none"))
+    assert (done.returncode, "PENSTOCK_QUEUE_FILE: " in done.stderr) == (2, True)
+    done = penstock_here("publish", "-", PENSTOCK_BROKER_URL="", PENSTOCK_BROKER_URL_FILE=str(tmp_path / "none"))
+    assert (done.returncode, "PENSTOCK_BROKER_URL_FILE: " in done.stderr) == (2, True)
+
+
 def _file(folder: Path, text: str) -> Path:
     file = folder / "value"
     file.write_text(text)

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from penstock_producers import BufferFull, Producer
+from penstock_producers import BufferFull, Producer, environment
 from penstock_producers.broker_url import broker_url_from
 from penstock_schemas import Record, Registry, load_registry
 from penstock_schemas.wire import MAX_MESSAGE_BYTES, QUEUE
@@ -214,7 +214,7 @@ def _producer(broker_url: str | None, queue: str | None, timeout_s: float) -> Pr
             policy="block",
             durability="memory",  # what is not delivered is told, and published again by who runs the command again
             block_timeout_s=timeout_s,
-            queue=queue or os.environ.get("PENSTOCK_QUEUE") or QUEUE,
+            queue=queue or read_setting("PENSTOCK_QUEUE") or QUEUE,
         )
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
@@ -231,6 +231,14 @@ def find_broker(broker_url: str | None) -> str:
     return url
 
 
+def read_setting(variable: str) -> str | None:
+    """A variable of the environment, or the file that it names; without `Settings`, which need the worker's extra."""
+    try:
+        return environment.read(variable, os.environ)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+
+
 def _running_broker() -> str | None:
     try:
         stack = json.loads(_STACK_FILE.read_text())
@@ -241,5 +249,5 @@ def _running_broker() -> str | None:
 
 
 def _registry(records: str | None) -> Registry:
-    modules = records if records is not None else os.environ.get("PENSTOCK_RECORDS", "")
+    modules = records if records is not None else read_setting("PENSTOCK_RECORDS") or ""
     return load_registry(part.strip() for part in modules.split(",") if part.strip())

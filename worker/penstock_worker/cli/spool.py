@@ -6,7 +6,6 @@ Needs the client's dependencies only, like `penstock publish`: it is for the mac
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +19,7 @@ from penstock_producers.spool.folder import default_folder
 from penstock_producers.spool.listing import list_spools
 from penstock_schemas.wire import QUEUE
 from penstock_worker.cli.output import plain, print_json
-from penstock_worker.cli.publish import find_broker
+from penstock_worker.cli.publish import find_broker, read_setting
 from penstock_worker.errors import ConfigurationError
 
 __all__ = ["register"]
@@ -75,7 +74,7 @@ def drain_files(
     Every producer of the folder does the same by itself, and so does beat. Exit code 1 if anything is left.
     """
     try:
-        done = drain(find_broker(broker_url), folder, timeout_s, queue=queue or os.environ.get("PENSTOCK_QUEUE") or QUEUE)
+        done = drain(find_broker(broker_url), folder, timeout_s, queue=queue or read_setting("PENSTOCK_QUEUE") or QUEUE)
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
     if as_json:
