@@ -191,8 +191,10 @@ class RabbitServer(Controls):
         command = [program, "-n", self._env["RABBITMQ_NODENAME"], "--erlang-cookie", self._cookie, *words]
         return subprocess.run(command, env={**os.environ, **self._env}, capture_output=True, text=True, check=True).stdout
 
-    def call(self, method: str, path: str) -> Any:
-        request = urllib.request.Request(f"http://{LOOPBACK}:{self._management_port}{path}", method=method)
+    def call(self, method: str, path: str, content: Any = None) -> Any:
+        data = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(f"http://{LOOPBACK}:{self._management_port}{path}", data, method=method)
+        request.add_header("Content-Type", "application/json")
         request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
         with urllib.request.urlopen(request, timeout=60) as answer:
             body = answer.read()

@@ -5,6 +5,10 @@ A turn publishes all its envelopes, then waits for the confirms of all. Everythi
 comes back and is an error. After any error the connection is dropped and the next turn opens a new one, except while the
 broker is blocked (memory or disk alarm): then the connection is kept and nothing is published, because what is
 written to a blocked connection is delivered when the alarm ends, once for every attempt.
+
+A user who may declare the queues publishes to the default exchange, and needs no worker to have been there. One who may not
+publishes to the exchange in front of the queue, which is all that it need be allowed to write to; refused there, it tries the
+default exchange in the next turn, and so on by turns.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import amqp
 from penstock_producers.errors import MessagesTooLarge, TransportError
 from penstock_producers.transports.tls import broker_connection
 from penstock_producers.transports.tls_errors import say_tls_error
-from penstock_schemas.topology import queues
+from penstock_schemas.topology import publishers_exchange, queues
 from penstock_schemas.wire import CONTENT_TYPE, Envelope
 
 __all__ = ["AmqpTransport", "translated"]
@@ -46,6 +50,9 @@ class AmqpTransport:
         self._connection: Any = None
         self._channel: Any = None
         self._is_blocked = False
+        #: The exchange to publish to, and whether the one in front of the queue was the last to refuse.
+        self._exchange = ""
+        self._takes_default = False
         #: Delivery tags count the messages of a channel; those published and not confirmed, in order.
         self._tag = 0
         self._unconfirmed: dict[int, Envelope] = {}
@@ -61,6 +68,8 @@ class AmqpTransport:
             raise
         except TransportError as exc:
             self._drop()
+            if isinstance(exc.__cause__, amqp.exceptions.AccessRefused | amqp.exceptions.NotFound):
+                self._takes_default = not self._takes_default
             if found := _TOO_LARGE.search(str(exc)):
                 raise MessagesTooLarge(str(exc), _too_large(envelopes, int(found[1]))) from exc
             raise
@@ -101,11 +110,14 @@ class AmqpTransport:
     def _declare(self) -> None:
         # On a channel of its own, which a refusal closes.
         channel = self._connection.channel()
+        self._exchange = ""
         try:
             for name, arguments in queues(self._queue).items():
                 channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
         except amqp.exceptions.AccessRefused:
-            return  # this user may only write; if the queue is missing, `mandatory` tells
+            # This user may only write; if the queue is missing, `mandatory` tells.
+            self._exchange = "" if self._takes_default else publishers_exchange(self._queue)
+            return
         channel.close()
 
     def _deliver(self, envelopes: Sequence[Envelope]) -> None:
@@ -130,7 +142,7 @@ class AmqpTransport:
             delivery_mode=2,
             application_headers=envelope.headers(),
         )
-        self._channel.basic_publish(message, exchange="", routing_key=self._queue, mandatory=True)
+        self._channel.basic_publish(message, exchange=self._exchange, routing_key=self._queue, mandatory=True)
         self._tag += 1
         self._unconfirmed[self._tag] = envelope
 

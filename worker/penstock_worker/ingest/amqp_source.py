@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from amqp.exceptions import AccessRefused
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.timer import Timer
 
 from penstock_producers.transports.tls import broker_connection
-from penstock_schemas.topology import queues
+from penstock_schemas.topology import publishers_exchange, queues
 from penstock_worker.ingest.amqp_answers import AmqpAnswers, hang_up
 from penstock_worker.ingest.amqp_connection import BulkConnection
 from penstock_worker.ingest.answers import AddressedAnswer
@@ -128,7 +129,20 @@ class AmqpSource:
         self._tags_before = self._last_tag
         for name, arguments in queues(self._settings.queue).items():
             self._channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+        self._declare_exchange()
         self._heartbeat = self._timer.call_repeatedly(HEARTBEAT_S / 4, self._beat)
+
+    def _declare_exchange(self) -> None:
+        """For publishers who may write nowhere else; where this user may not declare it, they do without."""
+        queue, exchange = self._settings.queue, publishers_exchange(self._settings.queue)
+        channel = self._connection.channel()  # of its own, which a refusal closes
+        try:
+            channel.exchange_declare(exchange, "direct", durable=True, auto_delete=False)
+            channel.queue_bind(queue, exchange, routing_key=queue)
+        except AccessRefused as exc:
+            logger.info("the exchange %s is not declared: %s", exchange, exc, extra={"action": "exchange_refused"})
+            return
+        channel.close()
 
     def wake(self) -> None:
         """See `Source`."""
