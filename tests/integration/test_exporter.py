@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,9 +27,11 @@ from penstock_schemas.wire import QUEUE
 from penstock_worker.exporter import asked
 from penstock_worker.exporter.collector import Exporter, exporter_of
 from penstock_worker.settings import Settings
+from penstock_worker.stack.ports import find_free_port
 from penstock_worker.store import measures
 from penstock_worker.store.schedule import LEADER_LOCK
 from tests.servers.databases import PostgresServer, database_of
+from tests.servers.process import LocalProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.valkey import ValkeyServer
 
@@ -317,3 +323,34 @@ def _wait_until_up(look: Callable[[], Scraped], name: str) -> None:
     deadline = time.monotonic() + 120
     while not of(look(), "penstock_exporter_up")[name]:
         assert time.monotonic() < deadline
+
+
+def test_the_command_serves_until_it_is_told_to_end(database_url: str, valkey_url: str, tmp_path: Path) -> None:
+    port = find_free_port()
+    environment = {
+        "PENSTOCK_DATABASE_URL": database_url,
+        "PENSTOCK_BROKER_URL": valkey_url,
+        "PENSTOCK_EXPORTER_PORT": str(port),
+        "PENSTOCK_LOG_FORMAT": "json",
+    }
+    process = LocalProcess(
+        "exporter",
+        [sys.executable, "-m", "penstock_worker", "exporter"],
+        log=tmp_path / "exporter.log",
+        env=environment,
+        cwd=tmp_path,
+        ready=lambda process: "the exporter listens on" in process.recent_log(),
+    )
+    process.start()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            told = answer.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=60) as answer:
+            ready = json.loads(answer.read())
+        process.stop()
+    finally:
+        process.clean_up()
+    assert 'penstock_exporter_up{of="broker"} 1.0' in told
+    assert ready == {"ready": True, "reasons": []}
+    assert process.exit_code == 0
+    assert [json.loads(line)["action"] for line in process.logs().splitlines()] == ["exporter_listens"]
