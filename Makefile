@@ -19,7 +19,7 @@ INSTALLED := .venv/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo up test chaos bench check format lint types layers lock servers schemas help
+.PHONY: setup demo up test chaos bench check format lint types layers lock vulnerabilities servers schemas help
 
 help:
 	@sed -n '3,10s/^# *//p' Makefile
@@ -70,6 +70,10 @@ types: $(INSTALLED)
 
 layers: $(INSTALLED)
 	$(BIN)/lint-imports
+
+# In CI, and not in `check`: what others find out must not stop a commit of yours.
+vulnerabilities: $(INSTALLED)
+	@$(BIN)/python .ci/vulnerabilities.py
 
 # For Linux and macOS, Python 3.11 and newer. What the machine's configuration says of indexes stays out of the files.
 # The image has what its processes import, in the same versions; hatchling makes the wheel that goes into it.
