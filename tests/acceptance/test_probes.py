@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import urllib.error
 import urllib.request
@@ -116,6 +117,7 @@ def test_the_days_of_a_worker(
     assert "the event loop has not turned for" in prober.reasons("/ready")
     failpoints.release("before_ack")
     until(lambda: prober.is_ready() and prober.ask("/live")[0] == 200)
+    assert re.search(r'penstock_events_total{outcome="stored",type="translation.session"} [1-9]', prober.ask("/metrics")[1])
     until(lambda: health(folder, "--ready")[0] == 0)
     _, told = health(folder)
     assert (told["status"], told["persistence"]) == ("healthy", {"status": "healthy", "backend": "postgresql"})
