@@ -6,6 +6,7 @@
 #   make chaos    break everything on purpose for half an hour, and count what is lost
 #   make bench    measure everything, beside raw COPY and beside peers: half an hour, on a quiet machine
 #   make check    format, lint, types, layers, tests
+#   make test-compose  deploy/ in a container engine, with both brokers: ten minutes; skipped where there is none
 #
 # `make test ARGS="-k upsert"` and `make demo ARGS=--json` pass arguments on; `make chaos MINUTES=1 SEED=7 BROKER=redis` takes less.
 # `make bench ARGS="--only drain peers"` measures these anew and leaves the other results as they are.
@@ -19,7 +20,7 @@ INSTALLED := .venv/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo up test chaos bench check format lint types layers lock vulnerabilities servers schemas help
+.PHONY: setup demo up test test-compose chaos bench check format lint types layers lock vulnerabilities servers schemas help
 
 help:
 	@sed -n '3,10s/^# *//p' Makefile
@@ -49,6 +50,9 @@ up: $(INSTALLED)
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+
+test-compose: $(INSTALLED)
+	$(BIN)/python -m tests.compose $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(BROKER),--broker $(BROKER)) $(ARGS)
