@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import amqp
@@ -19,12 +21,14 @@ from penstock_schemas.wire import QUEUE, Envelope, new_epoch
 from penstock_worker.app import MAINTENANCE_QUEUE, create_app
 from penstock_worker.exporter.rabbitmq import RabbitLook
 from penstock_worker.exporter.redis_broker import RedisLook
+from penstock_worker.maintenance.announce import open_announcer
 from penstock_worker.queue_look import count_messages
 from penstock_worker.settings import Settings
 from tests.broker_users import acl_lines, definitions, let_in, send_away
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.valkey import ValkeyServer
 
+ROOT = Path(__file__).parents[2]
 ADDRESS = new_address()
 
 
@@ -229,6 +233,35 @@ def test_who_may_write_to_the_default_exchange_only_goes_on(rabbitmq_server: Rab
     finally:
         transport.close()
         rabbitmq_server.call("DELETE", "/api/users/old")
+
+
+@pytest.mark.rabbitmq
+def test_a_service_that_listens_needs_its_own_queue_only(
+    rabbit_users: dict[str, str], rabbitmq_server: RabbitServer, rabbitmq_url: str
+):
+    """The rights stand in docs/security.md."""
+    (line,) = [
+        part for part in (ROOT / "docs" / "security.md").read_text().split("\n- ") if part.startswith("**A service that l")
+    ]
+    configure, write, read = re.findall(r"`(\^[^`]*\$)`", line)
+    rights = {"configure": configure, "write": write, "read": read}
+    rabbitmq_server.call("PUT", "/api/users/listener", {"password": "listener", "tags": ""})
+    rabbitmq_server.call("PUT", f"/api/permissions/{rabbitmq_url.rpartition('/')[2]}/listener", rights)
+    told: list[Any] = []
+    queue = kombu.Queue(
+        "translator.incomplete", kombu.Exchange("penstock.changes", type="topic"), "translation.session.incomplete"
+    )
+    url = rabbitmq_url.replace("guest:guest", "listener:listener")
+    try:
+        with kombu.Connection(url) as connection, connection.Consumer(queue, callbacks=[lambda body, _: told.append(body)]):
+            with open_announcer(Settings(broker_url=rabbit_users["worker"])) as announcer:
+                announcer.announce("translation.session", "incomplete", {"key": ["s1"]})
+            connection.drain_events(timeout=120)
+            with pytest.raises(amqp.exceptions.AccessRefused):
+                connection.channel().basic_get(QUEUE)
+    finally:
+        rabbitmq_server.call("DELETE", "/api/users/listener")
+    assert [said["key"] for said in told] == [["s1"]]
 
 
 # Both
