@@ -32,6 +32,8 @@ from penstock_worker.ask_workers import open_workers
 from penstock_worker.cli import status
 from penstock_worker.cli.replace import check_broker_tls
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.exporter.rabbitmq import RabbitLook
+from penstock_worker.exporter.redis_broker import RedisLook
 from penstock_worker.ingest.amqp_answers import AmqpAnswers
 from penstock_worker.ingest.amqp_source import AmqpSource
 from penstock_worker.ingest.depth import depth_of
@@ -43,6 +45,7 @@ from penstock_worker.stack.checks import check_broker, check_database
 from penstock_worker.store.backup.programs import as_words
 from penstock_worker.store.backup.scratch import connect_to_server
 from penstock_worker.store.connection import connect_with
+from penstock_worker.store.measures import open_measuring
 from tests.commands import penstock_here
 from tests.producing import eventually
 from tests.records import Pair
@@ -183,6 +186,12 @@ def by_check(settings: Settings) -> None:
     check_broker(settings.broker, settings.connect_timeout_s)
 
 
+def by_exporter(settings: Settings) -> None:
+    is_redis = settings.broker.startswith("redis")
+    with closing(RedisLook(settings) if is_redis else RabbitLook(settings)) as look:
+        assert "penstock_queue_messages" in look.take()
+
+
 Connect = Callable[[Settings], None]
 BROKER_WAYS: list[Connect] = [
     by_producer,
@@ -196,6 +205,7 @@ BROKER_WAYS: list[Connect] = [
     by_announcer,
     by_status,
     by_check,
+    by_exporter,
     check_broker_tls,
 ]
 
@@ -301,6 +311,10 @@ def by_database_check(settings: Settings) -> None:
     check_database(settings.database, 5)
 
 
+def by_database_exporter(settings: Settings) -> None:
+    open_measuring(settings).close()
+
+
 def by_program(settings: Settings) -> None:
     """As pg_dump and pg_restore are called. Those beside the embedded server have no TLS, and Debian's are older than it."""
     program = shutil.which("psql", path="/usr/bin")
@@ -314,7 +328,7 @@ def by_program(settings: Settings) -> None:
         raise ConfigurationError(done.stderr)
 
 
-DATABASE_WAYS: list[Connect] = [by_worker, by_migrations, by_restore, by_database_check, by_program]
+DATABASE_WAYS: list[Connect] = [by_worker, by_migrations, by_restore, by_database_check, by_database_exporter, by_program]
 
 
 def test_every_way_to_the_database(database: dict[str, str], stranger: Authority, postgres_front: TlsFront) -> None:
