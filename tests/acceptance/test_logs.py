@@ -97,7 +97,6 @@ def worker(
         "tasks": "shop_tasks",
     }
     worker = new_worker()
-    worker._env["PYTHONPATH"] = str(tmp_path)
     worker.start()
     return worker
 
