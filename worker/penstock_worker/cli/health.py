@@ -61,7 +61,7 @@ def health(
 def _describe(seen: Sequence[Health], now: float) -> dict[str, Any]:
     told = [(each.does, {**asdict(each), "trouble": each.trouble(now)}) for each in seen]
     return {
-        "status": _status([each.trouble(now) is not None for each in seen], [bool(each.not_ready) for each in seen]),
+        "status": _status(seen, now),
         "time": datetime.fromtimestamp(now, UTC),
         "workers": [facts for does, facts in told if does != "beat"],
         "beats": [facts for does, facts in told if does == "beat"],
@@ -69,18 +69,18 @@ def _describe(seen: Sequence[Health], now: float) -> dict[str, Any]:
     }
 
 
-def _status(are_in_trouble: Sequence[bool], are_waiting: Sequence[bool]) -> str:
-    if not are_in_trouble or any(are_in_trouble):
+def _status(seen: Sequence[Health], now: float) -> str:
+    if not seen or any(each.trouble(now) for each in seen):
         return "unhealthy"
-    return "degraded" if any(are_waiting) else "healthy"
+    return "degraded" if any(each.not_ready for each in seen) else "healthy"
 
 
 def _database_status(seen: Sequence[Health], now: float) -> str:
-    """As far as those know that move and have looked; the worst word counts."""
-    known = [each.database_why for each in seen if each.trouble(now) is None and (each.is_consuming or each.database_why)]
-    if not known:
-        return "unknown"
-    return "unhealthy" if any(known) else "healthy"
+    """As far as those know that move: one that finds it away or not migrated is believed."""
+    moving = [each for each in seen if each.trouble(now) is None]
+    if any(each.database_why for each in moving):
+        return "unhealthy"
+    return "healthy" if any(each.is_consuming for each in moving) else "unknown"
 
 
 def _line(seen: Health, now: float) -> str:
