@@ -118,7 +118,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             self._source.stop()
             self._return(waiting)
         except (*c.connection_errors, *c.channel_errors) as exc:
-            logger.info("the broker is away, it takes back what waits here: %s", exc)
+            logger.info("the broker is away, it takes back what waits here: %s", exc, extra={"action": "broker_away"})
             for batch in waiting:
                 self._source.abandon(batch.deliveries)
             self._source.close()
@@ -130,7 +130,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
             try:
                 self._source.close()
             except (*c.connection_errors, *c.channel_errors) as exc:
-                logger.info("the broker was away at the end: %s", exc)
+                logger.info("the broker was away at the end: %s", exc, extra={"action": "broker_away"})
             self._source = None
 
     def info(self, c: Any) -> dict[str, Any]:
@@ -369,7 +369,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
 def _hopeless(reason: object) -> WorkerShutdown:
     """What ends the worker for good: a person must change something, and reads here what."""
-    logger.critical("%s", reason)
+    logger.critical("%s", reason, extra={"action": "worker_refused"})
     return WorkerShutdown(2)
 
 

@@ -100,7 +100,7 @@ class Child:
         except (DatabaseAway, psycopg.Error):
             raise
         except Exception as exc:
-            logger.exception("a message could not be written, it is held: %s", unwrapped.id)
+            logger.exception("a message could not be written, it is held: %s", unwrapped.id, extra={"action": "message_held"})
             verdict = Verdict(Outcome.HELD, "unknown_error", squeezed(f"{type(exc).__name__}: {exc}"))
         try:
             return self._refuse(unwrapped, verdict)
@@ -108,7 +108,11 @@ class Child:
             raise
         except Exception:
             # Not even that it is held can be noted for the producer: its bytes are kept, and the queue goes on.
-            logger.exception("a message cannot be accounted for, it is held without its headers: %s", unwrapped.id)
+            logger.exception(
+                "a message cannot be accounted for, it is held without its headers: %s",
+                unwrapped.id,
+                extra={"action": "message_held"},
+            )
             return self._refuse(Message(unwrapped.body), verdict)
 
     def _refuse(self, message: Message, verdict: Verdict) -> Result:
@@ -178,7 +182,7 @@ def register_tasks(app: Celery, settings: Settings, registry: Registry) -> None:
         try:
             return child.write([RawMessage(*message) for message in messages], mode)
         except Exception as exc:
-            logger.exception("a batch could not be written; it is tried again in halves")
+            logger.exception("a batch could not be written; it is tried again in halves", extra={"action": "batch_failed"})
             raise Reject(exc, requeue=True) from exc
 
     @app.task(  # type: ignore[untyped-decorator]  # celery has no types

@@ -92,7 +92,8 @@ class Watch:
         self._is_stopping, self._clock, self._wall = is_stopping, clock, wall
         self._started_at, self._looked_at = wall(), clock()
         self._stall: Stall | None = None
-        self._had_pulse = self._was_ready = False
+        self._had_pulse = False
+        self._told: Check | None = None
         self._write_at = 0.0
         self._is_writable = True
         self._ended = threading.Event()
@@ -142,8 +143,8 @@ class Watch:
             watched.stall = self._stall
         is_news = (before is None) != (self._stall is None)
         ready = self.ready()
-        if is_news or ready.is_ok != self._was_ready or self._clock() >= self._write_at:
-            self._was_ready = ready.is_ok
+        if is_news or ready != self._told or self._clock() >= self._write_at:
+            self._told = ready
             self._write(pulse, ready)
         # Last: should the hanging loop hold the log's lock, the file has been written all the same.
         if is_news:
@@ -155,7 +156,7 @@ class Watch:
                 self.run_once()
             except Exception:
                 # The watch must outlive whatever it meets; unless it tells so, its end is the silence that it is here to break.
-                logger.exception("the watch could not look; it looks again")
+                logger.exception("the watch could not look; it looks again", extra={"action": "watch_failed"})
 
     def _facts(self) -> Facts:
         watched = self._find_watched()
@@ -191,7 +192,11 @@ class Watch:
             write_health(self._settings.health_folder, health)
         except OSError as exc:
             if self._is_writable:
-                logger.warning("no health file, `penstock health` will not know this process: %s", exc)
+                logger.warning(
+                    "no health file, `penstock health` will not know this process: %s",
+                    exc,
+                    extra={"action": "health_unwritten"},
+                )
             self._is_writable = False
 
     def _tell(self, before: Stall | None) -> None:

@@ -177,7 +177,11 @@ class HeldReplay:
             self._away += 1
             if self._away >= MAX_AWAY:
                 raise
-            logger.warning("held letters are left for a later run: %s", exc, extra={"fingerprint": group.due.fingerprint})
+            logger.warning(
+                "held letters are left for a later run: %s",
+                exc,
+                extra={"action": "held_left", "fingerprint": group.due.fingerprint},
+            )
             return None
         finally:
             self._add(tried)

@@ -85,7 +85,7 @@ class Replay:
             raise
         except Exception as exc:
             if len(letters) == 1:
-                logger.exception("a letter cannot be replayed, it is held: %s", letters[0].id)
+                logger.exception("a letter cannot be replayed, it is held: %s", letters[0].id, extra={"action": "letter_held"})
                 verdict = Verdict(Outcome.HELD, "unknown_error", f"{type(exc).__name__}: {exc}")
                 self._write([refuse_letter(letters[0], verdict)], summary)
                 return

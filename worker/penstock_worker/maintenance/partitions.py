@@ -25,5 +25,7 @@ def _make(work: Work, record: RecordType) -> list[str]:
     try:
         return ensure_partitions(work.connection, record, work.now)
     except psycopg.errors.LockNotAvailable:
-        logger.info("partitions of %s are made at the next run, the table is in use", record.name)
+        logger.info(
+            "partitions of %s are made at the next run, the table is in use", record.name, extra={"action": "partitions_later"}
+        )
         return []

@@ -75,7 +75,7 @@ class PulseStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no
         )
 
     def _on_away(self, reason: str) -> None:
-        logger.warning("the database is away, jobs are left to their next runs: %s", reason)
+        logger.warning("the database is away, jobs are left to their next runs: %s", reason, extra={"action": "jobs_wait"})
 
 
 class JobsWatchStep(WatchStep):

@@ -128,7 +128,12 @@ def _offer(work: Work, types: Sequence[str]) -> tuple[int, str | None]:
                 _note(work, some)
                 offered += len(some)
     except BrokerAway as exc:
-        logger.warning("%d incomplete records are announced at the next scan: %s", len(due) - offered, exc)
+        logger.warning(
+            "%d incomplete records are announced at the next scan: %s",
+            len(due) - offered,
+            exc,
+            extra={"action": "announced_later"},
+        )
         return offered, str(exc)
     return offered, None
 

@@ -38,6 +38,11 @@ def _log(done: Done) -> None:
     if done.state == "done":
         logger.info("%s: %s", done.job, done.counts, extra={"action": "maintenance_done", "job": done.job})
     elif done.state == "away":
-        logger.warning("%s is left to the next run, the database is away: %s", done.job, done.error)
+        logger.warning(
+            "%s is left to the next run, the database is away: %s",
+            done.job,
+            done.error,
+            extra={"action": "maintenance_away", "job": done.job},
+        )
     else:
-        logger.info("%s: %s", done.job, done.error)
+        logger.info("%s: %s", done.job, done.error, extra={"action": "maintenance_skipped", "job": done.job})

@@ -62,4 +62,9 @@ def _end(task: Any, state: str | None = None, retval: object = None, **_kwargs: 
         with connect_with(settings)() as connection:
             note_result(connection, name, result)
     except psycopg.Error as exc:
-        logger.warning("what came of %s could not be written into the schedule: %s", name, " ".join(str(exc).split()))
+        logger.warning(
+            "what came of %s could not be written into the schedule: %s",
+            name,
+            " ".join(str(exc).split()),
+            extra={"action": "result_unwritten"},
+        )

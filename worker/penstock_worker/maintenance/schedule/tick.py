@@ -82,7 +82,11 @@ class Beat:
         try:
             return self._tick(now)
         except psycopg.errors.IdleSessionTimeout:
-            logger.warning("this beat was silent for %.0f s, and the server has ended its session: it was frozen", SILENCE_S)
+            logger.warning(
+                "this beat was silent for %.0f s, and the server has ended its session: it was frozen",
+                SILENCE_S,
+                extra={"action": "beat_frozen"},
+            )
             self.close()
             return _SHORTEST_S
         except psycopg.Error as exc:
@@ -100,7 +104,7 @@ class Beat:
         if connection is not None:
             connection.close()
         if self.leads:
-            logger.info("this beat leads no longer")
+            logger.info("this beat leads no longer", extra={"action": "beat_stands_by"})
         self.leads = False
 
     def _tick(self, now: datetime | None) -> float:
@@ -112,7 +116,7 @@ class Beat:
             self._stand_by()
             return LOOK_S
         if not self.leads:
-            logger.info("this beat leads: it sends what is due")
+            logger.info("this beat leads: it sends what is due", extra={"action": "beat_leads"})
             self.leads = True
         self._add_missing(connection, look)
         decisions = [(row, decide(row, look.now, self.sender.knows, self.defaults)) for row in look.rows]
@@ -130,7 +134,10 @@ class Beat:
     def _stand_by(self) -> None:
         # It had the lock, and has not closed the connection: a pooler has given it another session.
         if self.leads:
-            logger.warning("this beat leads no longer: its session has lost the lock, and another beat has it")
+            logger.warning(
+                "this beat leads no longer: its session has lost the lock, and another beat has it",
+                extra={"action": "beat_stands_by"},
+            )
         self.leads = False
 
     def _add_missing(self, connection: Connection, look: Look) -> None:
@@ -148,7 +155,7 @@ class Beat:
             case "refuse":
                 result = {"state": REFUSED, "error": decision.why}
                 if schedule.plan(connection, row, None, None, result):
-                    logger.error("%s is not run: %s", row.name, decision.why)
+                    logger.error("%s is not run: %s", row.name, decision.why, extra={"action": "run_refused"})
             case "plan":
                 is_mended = row.last_result is not None and row.last_result.get("state") == REFUSED
                 last_result = None if is_mended else row.last_result
@@ -182,7 +189,7 @@ class Beat:
             self._say_away(row.name, f"{row.name} is not sent, the broker refuses it, and is tried again: {exc}")
         except Exception as exc:  # noqa: BLE001  # arguments that are not the task's, or no message: that row's fault
             schedule.note_result(connection, row.name, {"state": "failed", "error": line_of(exc)})
-            logger.error("%s was not sent: %s", row.name, line_of(exc))  # noqa: TRY400  # a traceback tells a person nothing
+            logger.error("%s was not sent: %s", row.name, line_of(exc), extra={"action": "run_not_sent"})  # noqa: TRY400  # a traceback tells a person nothing
         else:
             self._away.pop(row.name, None)
             self.on_sent(row.name)
@@ -201,12 +208,12 @@ class Beat:
     def _say_away(self, what: str, line: str) -> None:
         if what not in self._away:
             self._away[what] = line
-            logger.warning(line)
+            logger.warning(line, extra={"action": "schedule_waits"})
 
     def _say_back(self, what: str) -> None:
         if what in self._away:
             del self._away[what]
-            logger.info("the %s is back", what)
+            logger.info("the %s is back", what, extra={"action": "schedule_goes_on"})
 
 
 def _pause(now: datetime, decisions: Sequence[tuple[Row, Decision]]) -> float:
