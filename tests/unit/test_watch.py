@@ -64,7 +64,7 @@ def test_an_episode_is_told_once(lab, caplog):
 
     assert messages(caplog) == [("ERROR", "stalled"), ("WARNING", "going_on"), ("ERROR", "stalled")]
     assert "test_an_episode_is_told_once" in caplog.records[0].getMessage()  # a stack
-    assert (since, ill.is_stalled, ill.stalled_since, ill.stalled_why) == (5_002.0, True, 5_002.0, "the loop hangs for 30 s")
+    assert (since, ill.is_stalled, ill.stalled_since, ill.stalled_why) == (5_002.0, True, 5_002.0, "the loop hangs for 31 s")
     assert lab.step.stall.why == "again"
 
 
