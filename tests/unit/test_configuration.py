@@ -17,6 +17,8 @@ from penstock_producers.broker_url import TlsFiles, broker_url_from, join_broker
 from penstock_producers.transports.redis_url import redis_arguments
 from penstock_producers.transports.tls import broker_connection, celery_broker, check_tls
 from penstock_producers.transports.tls_errors import say_tls_error
+from penstock_worker.app import create_app
+from penstock_worker.celery_app import celery_for
 from penstock_worker.database_url import join_database_url
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings, load_settings
@@ -224,6 +226,18 @@ def test_every_library_verifies_unless_the_url_says_otherwise(caplog: pytest.Log
         "amqps://unchecked: the broker's certificate is not checked, because the URL says so",
         "rediss://unchecked: the broker's name is not checked, because the URL says so",
     ]
+
+
+def test_celerys_own_environment_names_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another application's on many a host, and goes before what Celery is told."""
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+        monkeypatch.setenv(name, "redis://elsewhere/1")
+    settings = Settings(broker_url="redis://here:1/2", database_url="postgresql://there/d")
+    with create_app(settings) as app, celery_for("asks", settings.broker) as other:
+        made = [
+            one for each in (app, other) for one in (each.connection(), each.connection_for_read(), each.connection_for_write())
+        ]
+    assert {connection.hostname for connection in made} == {"here"}
 
 
 def test_an_error_that_is_not_of_tls_keeps_its_words() -> None:

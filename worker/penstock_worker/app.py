@@ -16,7 +16,7 @@ from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import worker_process_init, worker_ready
 
-from penstock_producers.transports.tls import celery_broker
+from penstock_worker.celery_app import celery_for
 from penstock_worker.ingest import failpoints
 from penstock_worker.ingest.control import register_control
 from penstock_worker.ingest.step import IngestStep
@@ -48,11 +48,10 @@ def create_app(settings: Settings) -> Celery:
     registry = registry_for(settings)
     # Said at every lost connection: that the setting below has the value we want.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module=r"celery\.worker")
-    app = Celery("penstock", set_as_current=False)
+    app = celery_for("penstock", settings.broker)
     app.penstock_settings = settings
     app.penstock_types = tuple(registry)
     app.conf.update(
-        **celery_broker(settings.broker),
         task_ignore_result=True,
         task_default_queue=MAINTENANCE_QUEUE,
         worker_pool="prefork",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
 
-from penstock_producers.transports.tls import celery_broker
 from penstock_producers.transports.tls_errors import say_tls_error
 from penstock_worker.errors import BrokerAway
 from penstock_worker.settings import Settings
@@ -85,11 +84,10 @@ class Workers:
 @contextmanager
 def open_workers(settings: Settings) -> Iterator[Workers]:
     """A connection over which workers can be asked; it is made when the first one is."""
-    import celery
+    from penstock_worker.celery_app import celery_for
 
-    with celery.Celery("penstock-look", set_as_current=False) as app:
+    with celery_for("penstock-look", settings.broker) as app:
         app.conf.update(
-            **celery_broker(settings.broker),
             broker_connection_timeout=settings.connect_timeout_s,
             broker_transport_options={"max_retries": 1, "interval_start": 0},
         )

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from penstock_producers.transports.tls import celery_broker
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 from penstock_worker.stack.commands import beat_command, flower_command, service_environment, worker_command
@@ -38,10 +37,9 @@ class Worker(ManagedProcess):
         return worker_command(self._settings, self.node)
 
     def is_ready(self) -> bool:
-        import celery
+        from penstock_worker.celery_app import celery_for
 
-        with celery.Celery("penstock-up", set_as_current=False) as app:
-            app.conf.update(celery_broker(self._settings.broker))
+        with celery_for("penstock-up", self._settings.broker) as app:
             return bool(app.control.ping(destination=[self.node], timeout=_PING_S, limit=1))
 
 
