@@ -26,11 +26,15 @@ def read(variable: str, environ: Mapping[str, str]) -> str | None:
     if value:
         raise ValueError(f"{variable} and {variable}_FILE are both set: keep one")
     try:
-        return _without_newline(path.read_text("utf-8")) or None
+        # "-sig": some editors begin a file with a mark that nobody sees, and that is no part of a password.
+        text = path.read_text("utf-8-sig")
     except OSError as exc:
         raise ValueError(f"{variable}_FILE: {path} cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{variable}_FILE: {path} is no text in UTF-8") from None
+    if "\0" in text:  # which no variable can have; libpq would refuse it with the whole password in its words
+        raise ValueError(f"{variable}_FILE: {path} is no text in UTF-8")
+    return _without_newline(text) or None
 
 
 def file_of(variable: str, environ: Mapping[str, str]) -> Path | None:

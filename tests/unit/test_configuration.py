@@ -64,9 +64,19 @@ def test_every_setting_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("content", "value"), [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a ", " a "), ("\n", None), ("", None)]
+    ("content", "value"),
+    [
+        ("a", "a"),
+        ("a\n", "a"),
+        ("a\r\n", "a"),
+        ("a\n\n", "a\n"),
+        (" a ", " a "),
+        ("\n", None),
+        ("", None),
+        ("\ufeffa\r\n", "a"),
+    ],
 )
-def test_only_the_last_newline_goes(content: str, value: str | None, tmp_path: Path) -> None:
+def test_only_the_last_newline_goes_and_the_mark_of_an_editor(content: str, value: str | None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(content, newline="")
     assert environment.read("X", {"X_FILE": str(tmp_path / "file")}) == value
 
@@ -76,6 +86,7 @@ def test_only_the_last_newline_goes(content: str, value: str | None, tmp_path: P
     [
         (None, "PENSTOCK_DATABASE_PASSWORD_FILE: {file} cannot be read: No such file or directory"),
         (b"\xff", "PENSTOCK_DATABASE_PASSWORD_FILE: {file} is no text in UTF-8"),
+        (b"a\0b", "PENSTOCK_DATABASE_PASSWORD_FILE: {file} is no text in UTF-8"),
         ("folder", "PENSTOCK_DATABASE_PASSWORD_FILE: {file} cannot be read: Is a directory"),
     ],
 )
