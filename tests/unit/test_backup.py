@@ -177,8 +177,9 @@ def test_the_password_is_not_on_the_command_line() -> None:
     assert {"user=ada", "dbname=shop", "host=db.example", "port=5433", "sslmode=require"} < set(words.split())
     assert "s3cr3t" not in words
     assert environment["PGPASSWORD"] == "s3cr3t@"
-    with pytest.raises(ConfigurationError, match="sslpassword"):
-        as_words("postgresql://ada@db.example/shop?sslpassword=x")
+    for option in ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"):
+        with pytest.raises(ConfigurationError, match=option):
+            as_words(f"postgresql://ada@db.example/shop?{option}=x")
 
 
 def test_a_server_that_is_gone_is_not_waited_for() -> None:
@@ -197,12 +198,14 @@ def test_a_server_that_is_gone_is_not_waited_for() -> None:
 )
 def test_settings_are_told_without_passwords(url: str, told: str) -> None:
     settings = Settings(
-        broker_url=url, database_url="postgresql://ada@db/shop?sslpassword=pw&sslmode=require", records=("a.b",)
+        broker_url=url,
+        database_url="postgresql://ada@db/shop?sslpassword=pw&scram_client_key=pw&sslmode=require",
+        records=("a.b",),
     )
 
     described = settings.describe()
 
     assert described["broker_url"] == told
-    assert described["database_url"] == "postgresql://ada@db/shop?sslpassword=***&sslmode=require"
+    assert described["database_url"] == "postgresql://ada@db/shop?sslpassword=***&scram_client_key=***&sslmode=require"
     assert described["records"] == ["a.b"]
     assert described.keys() == Settings.model_fields.keys()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAYLOAD = "PAYLOAD-of-Ada"
 SETTINGS = Settings(
     broker_url="redis://user:br%2Fker-pw@host:6379/0",
-    database_url="postgresql://penstock:penstock@host/db?sslpassword=key-word",
+    database_url="postgresql://penstock:penstock@host/db?sslpassword=key-word&oauth_client_secret=own-word",
     flower_login="boss:fl0wer-pw",  # type: ignore[arg-type]  # becomes a secret
 )
 
@@ -42,7 +42,8 @@ def mask() -> Mask:
         ("amqp://u:p@h// and amqp://v:q@h//", "amqp://u:***@h// and amqp://v:***@h//"),
         ("host=h password='a b' user=u", "host=h password=*** user=u"),
         ("{'password': 'a b', 'x': 1}", "{'password': ***, 'x': 1}"),
-        ("it said br/ker-pw, br%2Fker-pw and fl0wer-pw, with key-word", "it said ***, *** and ***, with ***"),
+        ("it said br/ker-pw, br%2Fker-pw and fl0wer-pw, with key-word, own-word", "it said ***, *** and ***, with ***, ***"),
+        ("host=h scram_client_key=abc= oauth_client_secret='a b'", "host=h scram_client_key=*** oauth_client_secret=***"),
         ("see `penstock audit`: password authentication failed", "see `penstock audit`: password authentication failed"),
         ("events of scheduler.job are held: no column x; migrate", "events of scheduler.job are held: no column x; migrate"),
         ("duplicate key DETAIL: Key (id)=(Ada) exists.", "duplicate key …"),

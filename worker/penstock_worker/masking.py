@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from penstock_worker.settings import Settings
+from penstock_worker.settings import SECRET_OPTIONS, Settings
 
 __all__ = ["Mask", "Told", "secrets_of"]
 
@@ -27,7 +27,9 @@ SHORTEST_SECRET = 6
 
 #: A password may have signs in it that should be escaped in a URL and are not, so that its end is the last `@`.
 _IN_URL = re.compile(r"(://[^\s/:@'\"]*:)[^\s'\"]+@")
-_BY_NAME = re.compile(r"(password(?:\s*=|['\"]\s*:)\s*)('[^']*'|\"[^\"]*\"|[^\s'\"&,;)]+)", re.IGNORECASE)
+_BY_NAME = re.compile(
+    rf"((?:password|{'|'.join(SECRET_OPTIONS)})(?:\s*=|['\"]\s*:)\s*)('[^']*'|\"[^\"]*\"|[^\s'\"&,;)]+)", re.IGNORECASE
+)
 #: Fields of PostgreSQL's errors, after which contents may stand up to the end, also as a `repr` writes them.
 _FIELDS = re.compile(r"(?:\s|\\n)*(?:(?<=\\n)|\b)(?:DETAIL|CONTEXT|QUERY|STATEMENT|LINE \d+):.*", re.DOTALL)
 #: What PostgreSQL says in front of the value that it objects to.
@@ -145,7 +147,7 @@ def _of_url(url: str) -> Iterator[str]:
     if password and password != user:
         yield from (password, unquote(password))
     for name, values in parse_qs(parts.query).items():
-        if name.endswith("password"):
+        if name == "password" or name in SECRET_OPTIONS:
             yield from values
 
 

@@ -24,12 +24,15 @@ from penstock_worker.database_url import check_database_url, join_database_url
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.retention_setting import parse_retention
 
-__all__ = ["LOCK_FILE", "STACK_FILE", "Settings", "hide_password", "load_settings", "variable_of"]
+__all__ = ["LOCK_FILE", "SECRET_OPTIONS", "STACK_FILE", "Settings", "hide_password", "load_settings", "variable_of"]
 
 #: Where `penstock up` says what runs, relative to the folder it was started in.
 STACK_FILE = Path(".penstock") / "stack.json"
 #: Locked while it runs, and by nobody after a kill -9.
 LOCK_FILE = STACK_FILE.with_name("up.lock")
+
+#: Options of libpq's that are secrets beside `password`, and that of redis-py.
+SECRET_OPTIONS = ("sslpassword", "ssl_password", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 _BROKER_SCHEMES = ("redis://", "rediss://", "amqp://", "amqps://")
 
@@ -287,7 +290,9 @@ def hide_password(value: Any) -> Any:
     scheme, _, rest = value.partition("://")
     secrets, at, place = rest.rpartition("@")
     user, colon, _ = secrets.partition(":")
-    return re.sub(r"([?&](?:ssl_?)?password=)[^&]*", r"\1***", f"{scheme}://{user}{colon and ':***'}{at}{place}")
+    return re.sub(
+        rf"([?&](?:password|{'|'.join(SECRET_OPTIONS)})=)[^&]*", r"\1***", f"{scheme}://{user}{colon and ':***'}{at}{place}"
+    )
 
 
 def _running_stack() -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from penstock_worker.errors import ConfigurationError
+from penstock_worker.settings import SECRET_OPTIONS
 from penstock_worker.store.connection import KEEPALIVES
 from penstock_worker.wheels import find_package_folder
 
@@ -79,10 +80,8 @@ def as_words(url: str) -> tuple[str, dict[str, str]]:
         ConfigurationError: The URL has a secret that can travel on the command line only.
     """
     parts = conninfo_to_dict(url)
-    if parts.pop("sslpassword", None):
-        raise ConfigurationError(
-            "the database's URL has an sslpassword, which pg_dump cannot be told secretly: use a key without"
-        )
+    if secret := next((option for option in SECRET_OPTIONS if parts.get(option)), None):
+        raise ConfigurationError(f"the database's URL has {secret}, which pg_dump cannot be told secretly: leave it out")
     environment = {**os.environ, "LC_ALL": "C", "PGAPPNAME": "penstock backup"}
     if password := parts.pop("password", None):
         environment["PGPASSWORD"] = str(password)
