@@ -440,6 +440,14 @@ def test_a_worker_whose_children_are_all_busy_does_not_look(lab: Lab) -> None:
     assert (lab.step.pulse and lab.step.pulse.database_why) == "the database has not been looked at yet"
 
 
+def test_batches_that_do_not_end_say_that_the_database_does_not_answer(lab: Lab) -> None:
+    lab.deliver(0, 1, count=4)
+    for flight in lab.step.in_flight:
+        flight.began_at -= 60
+    lab.timer.fire(module.POOL_LOOK_S)
+    assert "no batch has ended for 60 s" in str(lab.step.pulse and lab.step.pulse.database_why)
+
+
 def test_one_that_is_alone_stays_here_over_an_outage_and_is_known_to_be_innocent(lab: Lab) -> None:
     lab.try_alone(0)
     lab.pool.take().on_done(AWAY)

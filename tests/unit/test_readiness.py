@@ -125,6 +125,22 @@ def test_a_database_that_does_not_answer(lab):
     assert lab.look.why() is None
 
 
+def test_a_database_that_answers_no_batch(lab):
+    """While all children have one there is no look."""
+    lab.look.note_reached()
+    lab.turn()
+    lab.answer({"ok": True})
+
+    lab.now += 100
+    began = lab.now
+    lab.now += 20
+    assert lab.look.why(began) is None
+    lab.now += 1
+    assert lab.look.why(began) == "no batch has ended for 21 s: the database does not answer, or is slow"
+    lab.look.note_reached()  # by another batch
+    assert lab.look.why(began) is None
+
+
 def test_a_look_that_fails_says_nothing_and_is_made_again(lab):
     lab.turn()
     lab.answer({"ok": True})

@@ -17,6 +17,8 @@ __all__ = ["DatabaseLook"]
 
 #: Shown by `inspect` and Flower as the look's argument.
 _ARGSREPR = "<is the database there?>"
+#: A batch has more to do than a look: it may take so many times as long as looks are apart.
+_BATCH_LOOKS = 2
 
 
 class DatabaseLook:
@@ -72,15 +74,24 @@ class DatabaseLook:
         """A batch found it away."""
         self._away_why = why
 
-    def why(self) -> str | None:
-        """What is wrong with the database, as far as is known, or None."""
-        silent_s = self._clock() - self._silent_since
+    def why(self, oldest_batch_at: float | None = None) -> str | None:
+        """
+        What is wrong with the database, as far as is known, or None.
+
+        Args:
+            oldest_batch_at: When the longest running batch began. While all children have one nobody looks.
+        """
+        now = self._clock()
+        silent_s = now - self._silent_since
         if self._away_why is not None:
             return f"the database is away: {self._away_why}"
         if self._unmigrated_why is not None:
             return self._unmigrated_why
         if self._asked is not None and silent_s > self._every_s:
             return f"the database has not answered for {silent_s:.0f} s"
+        batch_s = 0.0 if oldest_batch_at is None else now - max(oldest_batch_at, self._silent_since)
+        if batch_s > _BATCH_LOOKS * self._every_s:
+            return f"no batch has ended for {batch_s:.0f} s: the database does not answer, or is slow"
         return None if self._is_reached and self._is_migrated else "the database has not been looked at yet"
 
     def hear(self, asked: Ending, answer: Any) -> None:

@@ -9,6 +9,7 @@ Who is not ready waits for something else, and to restart it would help nobody.
 | it starts, stops, connects again                  | yes  | no    |
 | the broker is away, or answers nobody             | yes  | no    |
 | the database is away, the worker is paused        | yes  | no    |
+| the database answers no batch and no look         | yes  | no    |
 | the database lacks migrations                     | yes  | no    |
 | the loop hangs, or it stands still in another way | no   | no    |
 | the thread that watches all this hangs            | no   | no    |

@@ -172,14 +172,15 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         is_idle = not self.in_flight
         if not self.is_paused and len(self.in_flight) < self.settings.concurrency:
             self.database.look_if_due()
+        oldest_batch_at = min((flight.began_at for flight in self.in_flight), default=None)
         self.pulse = Pulse(
             at=time.monotonic(),
             consumed=self._consumed,
             paused_why=self.paused_why,
             could_work=self._has_room() or is_idle,
             is_idle_with_work=is_idle and (bool(self.ready) or not self.buffer.is_empty),
-            oldest_batch_at=min((flight.began_at for flight in self.in_flight), default=None),
-            database_why=self.database.why(),
+            oldest_batch_at=oldest_batch_at,
+            database_why=self.database.why(oldest_batch_at),
         )
         self.consumer.pool.maintain_pool()
         widen_pipes(self.consumer.pool)
