@@ -31,6 +31,8 @@ pytestmark = pytest.mark.acceptance
 LONG_MS = 120_000
 #: In every payload, and nowhere else.
 MARK = "words-of-a-person"
+#: With which Flower signs who has logged in elsewhere.
+COOKIE_SECRET = "signs-what-browsers-keep"
 
 
 @dataclass
@@ -50,13 +52,13 @@ class Site:
         parts = urlsplit(self.url)
         return f"http://{parts.hostname}:{parts.port}"
 
-    def ask(self, path: str, method: str = "GET", with_login: bool = True) -> tuple[int, str]:
+    def ask(self, path: str, method: str = "GET", with_login: bool = True, login: str | None = None) -> tuple[int, str]:
         """Status and text."""
         parts = urlsplit(self.url)
         request = urllib.request.Request(f"{self.address}{path}", method=method, data=b"" if method == "POST" else None)
         if with_login:
-            login = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {login}")
+            text = f"{parts.username}:{parts.password}" if login is None else login
+            request.add_header("Authorization", f"Basic {base64.b64encode(text.encode()).decode()}")
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
@@ -81,7 +83,7 @@ def site(
         "flower",
         [sys.executable, "-m", "penstock_worker", "flower", "--port", str(find_free_port())],
         log=folder / "flower.log",
-        env=environment,
+        env=environment | {"PENSTOCK_LOG_LEVEL": "DEBUG", "FLOWER_COOKIE_SECRET": COOKIE_SECRET},
         cwd=folder,
         ready=lambda process: "Visit me at" in process.logs() and "Connected to" in process.logs(),
     )
@@ -92,7 +94,7 @@ def site(
         assert printed is not None
         passwords = tuple(str(urlsplit(secret).password) for secret in (printed[1], valkey_server.url, database))
         with Witness(database, valkey_server.url) as witness:
-            yield Site(printed[1], flower, worker, witness, valkey_server, passwords)
+            yield Site(printed[1], flower, worker, witness, valkey_server, (*passwords, COOKIE_SECRET))
     finally:
         flower.clean_up()
         worker.clean_up()
@@ -186,6 +188,14 @@ def test_nothing_is_told_or_done_without_the_login(site: Site) -> None:
     answers |= {f"POST {path}": site.ask(path, "POST", with_login=False)[0] for path in paths("post")}
     assert {path: status for path, status in answers.items() if status != HTTPStatus.UNAUTHORIZED} == {}
     assert site.ask("/healthcheck", with_login=False) == (HTTPStatus.OK, "OK")
+
+
+@pytest.mark.parametrize("login", ["penstock:", "penstock:ü", ":", "", "\0"])
+def test_a_wrong_login_is_refused_without_a_traceback(site: Site, login: str) -> None:
+    """Whatever it is made of: to some, Flower's own comparison is an error."""
+    before = site.flower.logs().count("Traceback")
+    assert site.ask("/workers", login=login)[0] == HTTPStatus.UNAUTHORIZED
+    assert site.flower.logs().count("Traceback") == before
 
 
 def test_with_the_login_nothing_is_done_either(site: Site) -> None:

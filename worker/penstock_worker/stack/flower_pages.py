@@ -12,6 +12,7 @@ Flower with three of its pages done by us; started as a program, by `flower_comm
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -21,6 +22,7 @@ from celery.bin.celery import main as celery
 from flower import urls
 from flower.api.tasks import GetQueueLengths
 from flower.options import default_options
+from flower.views import BaseHandler
 from flower.views.broker import BrokerView
 from flower.views.monitor import Metrics
 from tornado.web import HTTPError, authenticated
@@ -78,6 +80,17 @@ class _QueueLengths(_Asks, GetQueueLengths):  # type: ignore[misc]
     pass
 
 
+def _get_current_user(handler: BaseHandler) -> Any:
+    """A login with other letters than ASCII's is an error to Flower's comparison: status 500, a traceback in the log."""
+    try:
+        return _flowers_get_current_user(handler)
+    except TypeError as exc:
+        raise HTTPError(401) from exc
+
+
+_flowers_get_current_user = BaseHandler.get_current_user
+
+
 class _MetricsPage(Metrics):  # type: ignore[misc]
     get = authenticated(Metrics.get)
 
@@ -103,6 +116,7 @@ def replace_pages() -> None:
         if ours := _REPLACED.get(spec.handler_class):
             found.add(spec.handler_class)
             urls.handlers[index] = urls.url(spec.regex.pattern, ours, spec.kwargs, spec.name)
+    BaseHandler.get_current_user = _get_current_user
     if missing := set(_REPLACED) - found:
         raise RuntimeError(f"Flower has no {', '.join(sorted(page.__name__ for page in missing))}")
 
@@ -110,6 +124,8 @@ def replace_pages() -> None:
 def main() -> None:
     """Become `celery flower` with the arguments of this program."""
     replace_pages()
+    # At DEBUG it tells its settings: what it signs cookies with, an OAuth provider's secret.
+    logging.getLogger("flower.command").setLevel(logging.INFO)
     # Before Flower reads FLOWER_TASKS_COLUMNS and FLOWER_MAX_TASKS, which say otherwise.
     default_options.tasks_columns, default_options.max_tasks = _COLUMNS, _MAX_TASKS
     sys.argv[:] = ["celery", "-A", "penstock_worker.app", "flower", *sys.argv[1:]]
