@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from penstock_worker import probe
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.probe import Check, ProbePort
 
@@ -30,7 +31,7 @@ class Port:
         return answer.status, answer.read().decode()
 
     def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port.port), timeout=60)
+        return socket.create_connection(("127.0.0.1", self.port.port), timeout=20)
 
 
 @pytest.fixture
@@ -65,8 +66,9 @@ def test_an_error_is_told_and_logged(port, caplog):
     assert [record.getMessage() for record in caplog.records] == ["/ready could not be answered"]
 
 
-def test_clients_that_say_nothing_keep_nobody_out(port):
-    """However many: the oldest of them is cut off."""
+def test_clients_that_say_nothing_keep_nobody_out(port, monkeypatch):
+    """However many, and before their time is over: the oldest of them is cut off."""
+    monkeypatch.setattr(probe._Handler, "timeout", 3600)
     with ExitStack() as clients:
         mute = [clients.enter_context(port.connect()) for _ in range(40)]
 
