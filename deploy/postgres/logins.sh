@@ -14,8 +14,8 @@ CREATE ROLE penstock_read NOLOGIN;
 CREATE ROLE penstock_admin NOLOGIN;
 CREATE ROLE ingest LOGIN PASSWORD :'ingest' IN ROLE penstock_ingest;
 CREATE ROLE reader LOGIN PASSWORD :'reader' IN ROLE penstock_read, pg_read_all_stats;
--- CREATEDB: backups are tried, and restored, by way of a new database.
-CREATE ROLE keeper LOGIN CREATEDB PASSWORD :'keeper' IN ROLE penstock_admin;
+-- Backups are tried, and restored, by way of a new database; and who reads the old one is sent away then.
+CREATE ROLE keeper LOGIN CREATEDB PASSWORD :'keeper' IN ROLE penstock_admin, pg_signal_backend;
 ALTER DATABASE :"database" OWNER TO penstock_admin;
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"database" TO ingest, reader, keeper;
