@@ -132,6 +132,7 @@ def test_a_line_is_bounded_however_many_types_there_are() -> None:
     """What does not fit counts as of an unknown type; what is cut off could not be read, and the batch would come again."""
     names = [f"{'d' * 63}.{number:063}" for number in range(1_000)]
     events = Counter({(name, outcome.value): 99_999_999 for name in names for outcome in Outcome})
+    events["unknown", "dead"] = 1
     line = Measures(events, Lag((99_999_999,) * 14, 1e15)).line()
     assert len(line) <= MAX_MEASURES_CHARACTERS
     told = Measures.parse(line).events

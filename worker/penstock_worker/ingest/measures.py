@@ -73,8 +73,8 @@ def measure(decoded: Decoded, types: Container[str], now_us: int) -> Measures:
 
 
 def _bounded(events: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    bounded = Counter(dict(events.most_common(MAX_PAIRS)))
-    for (type, outcome), count in events.items():
-        if (type, outcome) not in bounded:
-            bounded[UNKNOWN_TYPE, outcome] += count
+    ranked = events.most_common()
+    bounded = Counter(dict(ranked[:MAX_PAIRS]))
+    for (_, outcome), count in ranked[MAX_PAIRS:]:
+        bounded[UNKNOWN_TYPE, outcome] += count
     return bounded
