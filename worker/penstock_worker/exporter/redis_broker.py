@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +13,13 @@ from uuid import UUID
 import redis
 
 from penstock_producers.transports.redis_url import redis_arguments
+from penstock_worker.ingest.blame import one_line
 from penstock_worker.settings import Settings
 from penstock_worker.store.measures import Figures
 
 __all__ = ["RedisLook", "message_time"]
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that one command may take. Three of them fit into what a scrape waits.
 COMMAND_S = 1.2
@@ -52,14 +56,15 @@ class RedisLook:
         arguments = redis_arguments(settings.broker, socket_timeout_s=COMMAND_S, connect_timeout_s=COMMAND_S)
         self._client = redis.Redis(**arguments)
         self._queue, self._clock = settings.queue, clock
+        self._refused: set[str] = set()
 
     def take(self) -> Figures:
         """See `Look`. What this user may not ask is left out."""
         begin = time.perf_counter()
         self._client.ping()
         figures: Figures = {"penstock_redis_ping_seconds": time.perf_counter() - begin}
-        for ask in (self._messages, self._oldest, self._server):
-            figures |= _unless_refused(ask)
+        for name, ask in (("messages", self._messages), ("oldest message", self._oldest), ("server", self._server)):
+            figures |= self._try(name, ask)
         return figures
 
     def give_up(self) -> None:
@@ -68,6 +73,17 @@ class RedisLook:
     def close(self) -> None:
         """See `Look`."""
         self._client.close()
+
+    def _try(self, name: str, ask: Callable[[], Figures]) -> Figures:
+        try:
+            figures = ask()
+        except redis.ResponseError as exc:
+            if name not in self._refused:
+                logger.warning("%s: not told, Redis says: %s", name, one_line(exc), extra={"action": "measure_refused"})
+            self._refused.add(name)
+            return {}
+        self._refused.discard(name)
+        return figures
 
     def _messages(self) -> Figures:
         waiting, held = self._client.llen(self._queue), self._client.hlen(f"{self._queue}:leased")
@@ -107,13 +123,6 @@ def message_time(head: bytes) -> float | None:
 
 def _first_known(times: Iterable[float | None]) -> float | None:
     return next((at for at in times if at is not None), None)
-
-
-def _unless_refused(ask: Callable[[], Figures]) -> Figures:
-    try:
-        return ask()
-    except redis.ResponseError:
-        return {}
 
 
 def _server_figures(info: Mapping[str, Any]) -> Figures:
