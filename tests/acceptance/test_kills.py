@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ import redis
 from celery import Celery
 from pytest_celery import CeleryTestSetup
 
+from penstock_schemas.wire import QUEUE
+from penstock_worker.health import read_health
 from penstock_worker.stack.process import is_alive
 from tests.acceptance.witness import Witness, until
 from tests.servers.celery_worker import Failpoints, WorkerProcess
@@ -157,11 +160,16 @@ def test_sigterm_finishes_what_runs_and_gives_the_rest_back(
 
 
 def test_sigterm_while_a_large_batch_is_handed_over(
-    witness: Witness, new_worker: Callable[[], WorkerProcess], worker_options: dict[str, object], broker_url: str
+    witness: Witness,
+    new_worker: Callable[[], WorkerProcess],
+    worker_options: dict[str, object],
+    broker_url: str,
+    tmp_path: Path,
 ) -> None:
-    worker_options.update(concurrency=1, batch_max_age_s=1)
+    worker_options.update(concurrency=1, batch_max_age_s=1, health_folder=tmp_path)
     worker = new_worker()
     worker.start()
+    until(lambda: any(not health.not_ready for health in read_health(tmp_path, QUEUE)))  # its child has looked at the database
     children = worker.children()
     for child in children:
         child.suspend()  # so that nobody reads: of a batch this large a part waits outside of the pipe

@@ -433,6 +433,15 @@ def test_a_look_that_fails_pauses_nobody(lab: Lab, end: str) -> None:
     assert (lab.told(), lab.step.is_paused) == ([], False)
 
 
+def test_no_batch_waits_in_the_pool_behind_a_look(lab: Lab) -> None:
+    """Celery forgets at a warm shutdown, and at a lost connection, what no child has begun."""
+    lab.timer.fire(module.POOL_LOOK_S)
+    lab.deliver(0, 1, count=4)
+    assert [piece.task for piece in lab.pool.running] == ["probe", "write"]
+    lab.pool.take().on_done({})
+    assert [piece.task for piece in lab.pool.running] == ["write", "write"]
+
+
 def test_a_worker_whose_children_are_all_busy_does_not_look(lab: Lab) -> None:
     lab.deliver(0, 1, count=4)
     lab.timer.fire(module.POOL_LOOK_S)

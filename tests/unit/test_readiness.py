@@ -46,7 +46,7 @@ class Lab:
 
     def __init__(self):
         self.now, self.asked, self.away, self.lost = 0.0, [], [], 0
-        self.look = DatabaseLook(EVERY_S, self.away.append, self.note_lost, clock=lambda: self.now)
+        self.look = DatabaseLook(EVERY_S, self.away.append, self.note_lost, lambda: None, clock=lambda: self.now)
         self.look.begin(self)
 
     def submit(self, args, _argsrepr, ending):

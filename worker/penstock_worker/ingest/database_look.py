@@ -29,6 +29,7 @@ class DatabaseLook:
         every_s: Seconds between two looks while no batch is written.
         on_away: Told why, when a look finds the database away.
         on_lost: Told when the process that looks dies.
+        on_ended: Told when a look has ended, however: the child that looked is free.
         clock: Monotonic.
     """
 
@@ -37,9 +38,11 @@ class DatabaseLook:
         every_s: float,
         on_away: Callable[[str], None],
         on_lost: Callable[[], None],
+        on_ended: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._every_s, self._on_away, self.on_lost, self._clock = every_s, on_away, on_lost, clock
+        self._on_ended = on_ended
         self._next_at = 0.0
         self._asked: _Asked | None = None
         self._silent_since = 0.0
@@ -50,6 +53,11 @@ class DatabaseLook:
     def begin(self, looks: Submitter) -> None:
         """The worker has connected to the broker: what was asked before is never answered."""
         self._looks, self._asked, self._next_at = looks, None, 0.0
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a pool child is looking."""
+        return self._asked is not None
 
     def look_soon(self) -> None:
         """Look with the next turn, unless all is known to be well."""
@@ -99,8 +107,11 @@ class DatabaseLook:
         if asked is not self._asked:
             return
         self._asked = None
-        if not isinstance(answer, dict):
-            return
+        if isinstance(answer, dict):
+            self._note(answer)
+        self._on_ended()
+
+    def _note(self, answer: dict[str, Any]) -> None:
         if "away" in answer:
             self.note_away(answer["away"])
             self._on_away(answer["away"])

@@ -75,7 +75,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         #: What the watch looks at, and what it finds; see `penstock_worker.ingest.watch`.
         self.pulse: Pulse | None = None
         self.stall: Stall | None = None
-        self.database = DatabaseLook(self.settings.ready_check_s, self._on_looked_away, self._on_look_lost)
+        self.database = DatabaseLook(self.settings.ready_check_s, self._on_looked_away, self._on_look_lost, self.on_ended)
         self.metrics = IngestMetrics(self, c.app.penstock_types)
         c.ingest_step = self
 
@@ -170,7 +170,7 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
         A pool child without a batch has time to look at the database, when it is due.
         """
         is_idle = not self.in_flight
-        if not self.is_paused and len(self.in_flight) < self.settings.concurrency:
+        if not self.is_paused and self._is_child_free():
             self.database.look_if_due()
         oldest_batch_at = min((flight.began_at for flight in self.in_flight), default=None)
         self.pulse = Pulse(
@@ -237,13 +237,16 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
     def _pump(self) -> None:
         """Give the pool what it can run: never more, so that nothing hides in queues that a lost connection empties."""
-        while len(self.in_flight) < self.settings.concurrency and not self.is_paused and not self.is_stopping:
+        while self._is_child_free() and not self.is_paused and not self.is_stopping:
             if not self.ready and self._is_due:
                 self.ready.extend(self.buffer.take("age"))
                 self._is_due = False
             if not self.ready:
                 return
             self._submit(self.ready.popleft())
+
+    def _is_child_free(self) -> bool:
+        return len(self.in_flight) + self.database.is_looking < self.settings.concurrency
 
     def _submit(self, batch: Batch) -> None:
         mode = "alone_innocent" if batch.is_innocent else "alone" if batch.is_alone else "together"

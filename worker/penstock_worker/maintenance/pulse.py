@@ -46,7 +46,7 @@ class PulseStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no
         self.pulse: Pulse | None = None
         self.stall: Stall | None = None
         self._concurrency = settings.concurrency
-        self._database = DatabaseLook(settings.ready_check_s, self._on_away, lambda: None)
+        self._database = DatabaseLook(settings.ready_check_s, self._on_away, lambda: None, lambda: None)
         self._timer: Any = None
         c.pulse_step = self
 
