@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import generate_latest
 
-from penstock_worker.maintenance.schedule.watched import SILENT_S, WatchedBeat
+from penstock_worker.maintenance.schedule.watched import CUT_OFF_S, SILENT_S, WatchedBeat
 
 
 class Beat:
@@ -15,6 +15,7 @@ class Beat:
 
     def __init__(self):
         self.defaults, self.leads, self.away, self.due = {"flush": None}, False, {}, []
+        self.cuts = 0
 
     def find_away(self, what):
         return self.away.get(what)
@@ -23,6 +24,9 @@ class Beat:
         for name in self.due:
             self.on_sent(name)
         return 2.0
+
+    def cut_off(self):
+        self.cuts += 1
 
     def close(self):
         self.leads = False
@@ -68,6 +72,23 @@ def test_a_beat_that_does_not_look_hangs(lab, caplog):
         f"this beat stands still: {hangs}",
         f"this beat goes on, 0 s after: {hangs}",
     ]
+
+
+def test_a_database_that_never_answers_is_cut_off_once(lab):
+    """Then the tick fails, as when the database is away; else the beat would be restarted for it, again and again."""
+    lab.watched.tick()
+    lab.look(CUT_OFF_S)
+    assert lab.beat.cuts == 0
+    lab.look()
+    lab.look()
+    assert lab.beat.cuts == 1
+    lab.watched.tick()
+    lab.look(CUT_OFF_S + 1)
+    assert lab.beat.cuts == 2
+
+
+def test_its_last_look_is_not_in_1970_before_the_first(lab):
+    assert "penstock_beat_last_tick_timestamp_seconds 5.0\n" in generate_latest(lab.watched._registry).decode()
 
 
 def test_it_counts_what_it_sends(lab):

@@ -22,6 +22,7 @@ from penstock_worker.maintenance.schedule.decide import REFUSED, Decision, decid
 from penstock_worker.maintenance.schedule.sender import RunRefused, Send, line_of
 from penstock_worker.store import schedule
 from penstock_worker.store.connection import Connection
+from penstock_worker.store.measures import cut_off
 from penstock_worker.store.schedule import Default, Look, Row
 
 __all__ = ["LOOK_S", "SILENCE_S", "Beat", "Sends"]
@@ -97,6 +98,12 @@ class Beat:
     def find_away(self, what: Literal["database", "broker"]) -> str | None:
         """Why nothing can be sent, as far as the last look at it has shown; the broker is looked at when something is due."""
         return self._away.get(what)
+
+    def cut_off(self) -> None:
+        """From another thread: let a tick that waits at a database which never answers fail, and find it away."""
+        connection = self._connection
+        if connection is not None:
+            cut_off(connection)
 
     def close(self) -> None:
         """Give up the lead, at once; the next tick tries to have it again."""

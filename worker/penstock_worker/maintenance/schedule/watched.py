@@ -22,18 +22,33 @@ __all__ = ["BeatJudge", "WatchedBeat"]
 #: Seconds without a tick after which a beat hangs. A database that has gone from the network holds one up for half a minute,
 #: and then its name may have to be resolved, and the broker's.
 SILENT_S = 120.0
+#: Seconds without a tick after which its connection is cut off: a database that is frozen never answers, and a restart of the
+#: beat would not cure it.
+CUT_OFF_S = 45.0
 _ADVICE = "another beat leads meanwhile, if there is one"
 
 
 class BeatJudge:
-    """Decides whether a beat stands still; see `Judge`, which does so for workers."""
+    """
+    Decides whether a beat stands still; see `Judge`, which does so for workers.
+
+    Args:
+        cut_off: Lets a tick that waits at the database fail. Called once for each tick that lasts too long.
+    """
 
     #: A beat asks the broker itself, when something is due.
     is_broker_silent = False
 
+    def __init__(self, cut_off: Callable[[], None]) -> None:
+        self._cut_off = cut_off
+        self._cut_off_at: float | None = None
+
     def look(self, now: float, pulse: Pulse | None) -> str | None:
         """Why it stands still, or None if it does not."""
         silent_s = 0.0 if pulse is None else now - pulse.at
+        if pulse is not None and silent_s > CUT_OFF_S and self._cut_off_at != pulse.at:
+            self._cut_off_at = pulse.at
+            self._cut_off()
         return f"it has not looked at the schedule for {silent_s:.0f} s" if silent_s > SILENT_S else None
 
 
@@ -63,10 +78,11 @@ class WatchedBeat:
         for name in beat.defaults:
             self._runs_sent.labels(name)
         beat.on_sent = self._note_sent
-        self.ticked_at = 0.0
+        #: Before the first look, when it began to: a time long ago would be an alert at each start.
+        self.ticked_at = wall()
         self.pulse: Pulse | None = self._make_pulse("the database has not been looked at yet")
         who = Who(f"beat-{os.getpid()}@{socket.gethostname()}", "beat", settings.queue, _ADVICE)
-        self.watch = Watch(settings, who, lambda: self, BeatJudge(), clock=clock, wall=wall)
+        self.watch = Watch(settings, who, lambda: self, BeatJudge(beat.cut_off), clock=clock, wall=wall)
 
     def start(self) -> None:
         """
