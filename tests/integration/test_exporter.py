@@ -187,6 +187,14 @@ def _wait_for_lock(connection: psycopg.Connection[Any]) -> None:
         connection.execute("LOCK TABLE public.fought_for")
 
 
+def test_a_connection_that_was_cut_meanwhile_is_no_outage(
+    database_url: str, person: psycopg.Connection[Any], scrape: Scrape
+) -> None:
+    scrape(database_url)
+    person.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'penstock exporter'")
+    assert of(scrape(database_url), "penstock_exporter_up")["database"] == 1
+
+
 def test_a_role_that_may_only_read_does(
     database_url: str, person: psycopg.Connection[Any], postgres_server: PostgresServer, scrape: Scrape
 ) -> None:

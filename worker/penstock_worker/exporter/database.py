@@ -47,9 +47,14 @@ class DatabaseLook:
 
     def take(self) -> Figures:
         """See `Look`."""
-        connection = self._connection
-        if connection is None or connection.closed:
-            connection = self._connection = open_measuring(self._settings)
+        if self._connection is not None and not self._connection.closed:
+            # It may have been cut since the last look, by a restart or a firewall, which is no outage.
+            with suppress(psycopg.OperationalError):
+                return self._take(self._connection)
+        self._connection = open_measuring(self._settings)
+        return self._take(self._connection)
+
+    def _take(self, connection: Connection) -> Figures:
         begin, figures = self._now(), Figures()
         for measure in MEASURES:
             if self._now() - begin > ENOUGH_S:
