@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from penstock_worker.settings import Settings
+from tests.compose import __main__ as trial
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -126,3 +127,14 @@ def test_nothing_but_sources_gets_into_the_image() -> None:
 def test_secrets_are_not_committed() -> None:
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"deploy/.env", "deploy/secrets/files/"} <= set(ignored)
+
+
+def test_the_trial_is_skipped_with_the_reason_where_no_engine_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    monkeypatch.setattr("sys.argv", ["tests.compose"])
+    monkeypatch.setattr(trial, "_hear_endings", lambda: None)  # signals are pytest's here
+    assert trial.main() == 0
+    assert capsys.readouterr().out.startswith("skipped: ")
