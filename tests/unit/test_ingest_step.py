@@ -457,6 +457,18 @@ def test_batches_that_do_not_end_say_that_the_database_does_not_answer(lab: Lab)
     assert "no batch has ended for 60 s" in str(lab.step.pulse and lab.step.pulse.database_why)
 
 
+def test_a_worker_that_waits_for_its_look_does_not_stand_still(lab: Lab) -> None:
+    """Its only child asks a database that does not answer: a restart would cure nothing."""
+    lab.settings.concurrency = 1
+    lab.timer.fire(module.POOL_LOOK_S)
+    lab.deliver(0, count=4)
+    lab.timer.entries.append(SimpleNamespace(seconds=module.POOL_LOOK_S, work=lab.step._look_around))
+    lab.timer.fire(module.POOL_LOOK_S)
+    pulse = lab.step.pulse
+    assert pulse is not None
+    assert (len(lab.step.ready), pulse.is_idle_with_work, pulse.could_work) == (1, False, False)
+
+
 def test_one_that_is_alone_stays_here_over_an_outage_and_is_known_to_be_innocent(lab: Lab) -> None:
     lab.try_alone(0)
     lab.pool.take().on_done(AWAY)

@@ -169,9 +169,10 @@ class IngestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
 
         A pool child without a batch has time to look at the database, when it is due.
         """
-        is_idle = not self.in_flight
         if not self.is_paused and self._is_child_free():
             self.database.look_if_due()
+        # Who waits for a look waits for the database, and does not stand still.
+        is_idle = not self.in_flight and not self.database.is_looking
         oldest_batch_at = min((flight.began_at for flight in self.in_flight), default=None)
         self.pulse = Pulse(
             at=time.monotonic(),
