@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.settings import Settings
 
-__all__ = ["FlowerLogin", "flower_login"]
+__all__ = ["BASIC_AUTH", "FlowerLogin", "flower_login"]
 
 #: The user of a password that was made here.
 _USER = "penstock"
 #: Flower's own settings that ask for a login: names with passwords, or an OAuth provider's users.
-_FLOWERS_OWN = ("FLOWER_BASIC_AUTH", "FLOWER_AUTH")
+BASIC_AUTH = "FLOWER_BASIC_AUTH"
+_FLOWERS_OWN = (BASIC_AUTH, "FLOWER_AUTH")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,12 @@ class FlowerLogin:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells Flower: its arguments would be seen by all users of the machine."""
-        return {} if self.text is None else {"FLOWER_BASIC_AUTH": self.text}
+        """
+        What tells Flower of a password that was made: its arguments would be seen by all users of the machine.
+
+        One that was set it reads for itself, see `flower_pages`: what was in a file is in no environment then.
+        """
+        return {BASIC_AUTH: self.text} if self.is_made and self.text else {}
 
     def url(self, address: str, port: int) -> str:
         """Where to look; a password that a person has set is not for the terminal."""

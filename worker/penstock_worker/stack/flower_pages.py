@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -30,7 +31,8 @@ from tornado.web import HTTPError, authenticated
 from penstock_schemas.topology import queues
 from penstock_worker.errors import BrokerAway
 from penstock_worker.queue_look import QueueCount, count_messages
-from penstock_worker.settings import Settings
+from penstock_worker.settings import Settings, load_settings
+from penstock_worker.stack.flower_login import BASIC_AUTH, flower_login
 
 __all__ = ["main", "replace_pages"]
 
@@ -124,6 +126,12 @@ def replace_pages() -> None:
 def main() -> None:
     """Become `celery flower` with the arguments of this program."""
     replace_pages()
+    login = flower_login(load_settings(), os.environ)
+    if login.is_made:  # of which nobody knows: Flower would be open to everybody
+        raise SystemExit("penstock: there is no login for Flower: start it by `penstock flower`")
+    if login.text:
+        # Set in here, where /proc does not show it.
+        os.environ[BASIC_AUTH] = login.text
     # At DEBUG it tells its settings: what it signs cookies with, an OAuth provider's secret.
     logging.getLogger("flower.command").setLevel(logging.INFO)
     # Before Flower reads FLOWER_TASKS_COLUMNS and FLOWER_MAX_TASKS, which say otherwise.
