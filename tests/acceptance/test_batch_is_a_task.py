@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import urllib.request
@@ -21,6 +22,9 @@ from tests.servers.celery_worker import Failpoints, WorkerProcess, worker_settin
 from tests.servers.process import LocalProcess
 
 pytestmark = pytest.mark.acceptance
+
+#: Of Flower.
+LOGIN = "user:password"
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def flower(broker_url: str, database_url: str, tmp_path: Path) -> Iterator[str]:
         "flower",
         [*flower_command(Settings(broker_url=broker_url), LOOPBACK, port)],
         log=tmp_path / "flower.log",
-        env={"PENSTOCK_BROKER_URL": broker_url, "PENSTOCK_DATABASE_URL": database_url, "FLOWER_UNAUTHENTICATED_API": "true"},
+        env={"PENSTOCK_BROKER_URL": broker_url, "PENSTOCK_DATABASE_URL": database_url, "PENSTOCK_FLOWER_LOGIN": LOGIN},
         cwd=tmp_path,
         ready=lambda process: "Visit me at" in process.logs() and "Connected to" in process.logs(),
     )
@@ -121,7 +125,9 @@ def _succeeded(flower: str) -> list[dict[str, Any]]:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    login = base64.b64encode(LOGIN.encode()).decode()
+    request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 
