@@ -24,9 +24,9 @@ class Port:
         self.port = ProbePort("127.0.0.1", 0, Check, lambda: Check(self.trouble), self.metrics)
         self.port.start()
 
-    def ask(self, path, method="GET"):
+    def ask(self, path, method="GET", **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port.port, timeout=60)
-        connection.request(method, path)
+        connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
 
@@ -53,6 +53,7 @@ def test_it_says_what_is_wrong(port):
 
 def test_it_shows_metrics_and_nothing_else(port, capfd):
     assert port.ask("/metrics") == (200, "# HELP facts Facts\n# TYPE facts gauge\nfacts 7.0\n")
+    assert port.ask("/metrics", Accept="application/openmetrics-text; version=none") == port.ask("/metrics")
     assert port.ask("/") == (404, "there are /live, /ready and /metrics\n")
     assert port.ask("/live", "POST")[0] == 501
     assert capfd.readouterr() == ("", "")

@@ -137,7 +137,10 @@ def _check_answer(name: str, check: Check) -> _Answer:
 
 
 def _metrics_answer(metrics: CollectorRegistry, accept: str) -> _Answer:
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, content_type = choose_encoder("")
     return _Answer(HTTPStatus.OK, content_type, encode(metrics))
 
 
