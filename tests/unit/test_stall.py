@@ -114,6 +114,16 @@ def test_a_loop_that_hangs(lab):
     assert lab.turn(2) == [None]
 
 
+def test_a_loop_has_time_to_turn_when_a_frozen_broker_is_back(lab):
+    """It still hangs at the broker when that answers the watch already."""
+    lab.turn(10)
+    lab.depth.answer = None
+    lab.turn(60, hangs=True)
+    lab.depth.answer = 0
+    assert lab.turn(AFTER_S, hangs=True) == [None]
+    assert lab.turn(1, hangs=True) == ["the event loop has not turned for 91 s"]
+
+
 def test_a_loop_that_was_left_in_order_does_not_hang(lab):
     """At a lost connection and at the end there is no pulse at all."""
     lab.turn(10)

@@ -15,6 +15,7 @@ stall. The broker is asked for the queue's depth only after a while without a me
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from penstock_worker.ingest.depth import Depth
@@ -78,6 +79,7 @@ class Judge:
         self._stalled_after_s, self._time_limit_s, self._depth = stalled_after_s, time_limit_s, depth
         self._consumed = -1
         self._asked_at = self._ask_at = 0.0
+        self._broker_silent_at = -math.inf
         self._waiting_since: float | None = None
         self._waiting = 0
 
@@ -88,8 +90,10 @@ class Judge:
             return None
         silent_s = now - pulse.at
         if silent_s > self._stalled_after_s:
-            # A loop that waits for a broker which answers nobody is not to blame.
-            return None if self._ask_depth() is None else f"the event loop has not turned for {silent_s:.0f} s"
+            # A loop that waits for a broker which answers nobody is not to blame, nor in the moment in which that is back.
+            self._ask_depth(now)
+            is_excused = now - self._broker_silent_at <= self._stalled_after_s
+            return None if is_excused else f"the event loop has not turned for {silent_s:.0f} s"
         return self._find_overdue(now, pulse) or self._find_deaf(now, pulse)
 
     def _find_overdue(self, now: float, pulse: Pulse) -> str | None:
@@ -121,14 +125,16 @@ class Judge:
 
     def _ask(self, now: float) -> None:
         self._asked_at, self._ask_at = now, now + ASK_PART * self._stalled_after_s
-        depth = self._ask_depth()
+        depth = self._ask_depth(now)
         self._waiting = depth or 0
         # A broker that does not say is away; from when it is back, messages may wait as long as ever.
         self._waiting_since = (self._waiting_since or now) if depth else None
 
-    def _ask_depth(self) -> int | None:
+    def _ask_depth(self, now: float) -> int | None:
         depth = self._depth.ask()
         self.is_broker_silent = depth is None
+        if depth is None:
+            self._broker_silent_at = now
         return depth
 
     def _begin_anew(self, now: float, consumed: int) -> None:
