@@ -85,3 +85,9 @@ def _round_trip(url: str) -> None:
         message = queue.get(timeout=60)
         message.ack()
         assert message.payload == {"n": 1}
+
+
+def test_what_events_say_is_for_the_owners_eyes(valkey_server: ValkeyServer) -> None:
+    """Valkey writes its files for everybody to read, and what a server logs may quote a row."""
+    assert valkey_server.folder.stat().st_mode & 0o077 == 0
+    assert valkey_server.log.stat().st_mode & 0o077 == 0

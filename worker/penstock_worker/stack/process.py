@@ -84,6 +84,8 @@ class ManagedProcess:
     def launch(self) -> None:
         """Start the program without waiting for it."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        # PostgreSQL quotes rows in its log.
+        self.log.touch(mode=0o600)
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(

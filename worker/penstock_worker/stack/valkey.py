@@ -54,6 +54,8 @@ class EmbeddedValkey(EmbeddedServer):
     def prepare(self) -> None:
         end_leftovers(_program(), self.folder)
         super().prepare()
+        # It writes its files for everybody to read, and all events are in them.
+        self.folder.chmod(0o700)
         text = _CONFIGURATION.format(
             host=LOOPBACK, port=self.endpoint.port, password=self.endpoint.password, folder=self.folder
         )
