@@ -1,17 +1,16 @@
 """A service that resumes what another one left behind: it listens, claims, restores, goes on, resolves."""
 
-import json
-import os
 import socket
-from pathlib import Path
 
 import psycopg
-from kombu import Connection, Exchange, Queue
+from kombu import Exchange, Queue
 
 from penstock_producers import Producer
+from penstock_producers.transports.tls import broker_connection
 from penstock_schemas import load_registry
 from penstock_schemas.records.translation import TranslationSession, TranslationTask
 from penstock_worker.errors import PenstockError
+from penstock_worker.settings import load_settings
 from penstock_worker.store.recovery import Claim, claim, find_incomplete, release, renew, resolve, restore
 
 ME = f"translator@{socket.gethostname()}"
@@ -58,7 +57,8 @@ def listen(database: psycopg.Connection, producer: Producer, broker_url: str) ->
         take(database, producer, announcement["recovery"])
         message.ack()  # last: what dies before this is announced again in any case
 
-    with Connection(broker_url) as connection, connection.Consumer(QUEUE, callbacks=[hear], prefetch_count=1):
+    # Kombu's own Connection(url) would trust everyone over rediss://.
+    with broker_connection(broker_url) as connection, connection.Consumer(QUEUE, callbacks=[hear], prefetch_count=1):
         print("listening", flush=True)  # noqa: T201
         for found in find_incomplete(database, type="translation.session"):  # announced when nobody listened
             take(database, producer, found.id)
@@ -67,9 +67,9 @@ def listen(database: psycopg.Connection, producer: Producer, broker_url: str) ->
 
 
 if __name__ == "__main__":
-    stack = Path(".penstock/stack.json")  # where `penstock up` says what runs here
-    urls = json.loads(stack.read_text()) if stack.exists() else {}
-    broker_url = os.environ.get("PENSTOCK_BROKER_URL") or urls["broker_url"]
-    database_url = os.environ.get("PENSTOCK_DATABASE_URL") or urls["database_url"]
-    with psycopg.connect(database_url, autocommit=True) as database, Producer(broker_url, name="translator") as producer:
-        listen(database, producer, broker_url)
+    settings = load_settings()  # from the environment, or of the `penstock up` that runs here; with passwords and TLS
+    with (
+        psycopg.connect(settings.database, autocommit=True) as database,
+        Producer(settings.broker, name="translator") as producer,
+    ):
+        listen(database, producer, settings.broker)
