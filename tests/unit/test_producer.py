@@ -348,12 +348,19 @@ def test_wrong_options_are_refused(wrong: dict[str, Any], reason: str) -> None:
         ("amqp://host:99999//", "wrong address or port"),
         ("redis://host/db", "'db' is no database of Redis"),
         ("redis://[::1/0", "wrong address or port"),
+        ("redis://ann:12/secret@host/0", "wrong address or port"),
+        ("redis://ann:12#secret@host/0", "wrong address or port"),
+        ("redis://ann:12?secret@host/0", "wrong address or port"),
+        ("amqp://ann:12/secret@host//", "wrong address or port"),
+        ("rediss://host/;redis://ann:secret@other/", "one broker"),
+        ("amqps://host;amqp://ann:secret@other//", "one broker"),
     ],
 )
 def test_a_wrong_url_is_refused_in_one_line_without_its_password(url: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         Producer(url)
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_the_bytes_on_the_wire() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from penstock_schemas.wire import Envelope
 
@@ -148,9 +149,12 @@ def check_url(broker_url: str) -> None:
         )
     if scheme not in SCHEMES:
         raise ValueError(f"{scheme}://: the broker's URL must begin with {', '.join(f'{name}://' for name in SCHEMES)}")
+    if re.search(r";\w+://", broker_url):
+        raise ValueError(f"{scheme}://: the URL is of one broker, not of several: take a name that leads to the one in charge")
     try:
         parts = urlsplit(broker_url)
         port, path = parts.port, parts.path
+        _check_place(parts)
     except ValueError:
         # Not what is wrong with it: that may be a part of a password with signs that should be escaped.
         raise ValueError(
@@ -160,3 +164,9 @@ def check_url(broker_url: str) -> None:
         raise ValueError(f"{scheme}://: the broker's URL has port 0")
     if scheme.startswith("redis") and path.strip("/") and not path.strip("/").isdecimal():
         raise ValueError(f"{scheme}://: {path.strip('/')!r} is no database of Redis, write a number such as /0")
+
+
+def _check_place(parts: SplitResult) -> None:
+    """A password with / ? or # in it that begins like a port: what is behind would be told as a database, or an option."""
+    if "@" in parts.path + parts.fragment or ("@" in parts.query and "@" not in parts.netloc):
+        raise ValueError("behind the address")
