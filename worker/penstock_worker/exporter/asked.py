@@ -97,9 +97,10 @@ class Asked:
         """The same, without a wait: what is known now."""
         with self._changed:
             now, began, last = self._now(), self._began, self._last
-        if began is not None and (last is None or now - began >= WAIT_S):
+        if began is not None and now - began >= WAIT_S:
             return self._noted(Answer(now, now - began, trouble=_no_answer(now - began)))
-        return self._noted(last or Answer(now, 0, trouble="it was not asked yet"))
+        # Before the first answer nothing is known to be wrong, so nothing is said of it.
+        return self._noted(last) if last else Answer(now, 0, trouble="it has not answered yet")
 
     def close(self) -> None:
         """Disconnect, unless a look is under way that does not end."""
