@@ -101,6 +101,20 @@ def test_what_the_database_refuses_is_a_failure(office: Office) -> None:
     assert (found["state"], found["error"][:15]) == ("failed", "UndefinedTable:")
 
 
+def test_what_a_row_holds_is_not_in_the_words_of_a_failure(office: Office) -> None:
+    """Readers of the runs need not be readers of that row."""
+
+    def insert_twice(work: Work) -> dict[str, Any]:
+        work.connection.execute("CREATE TEMP TABLE twice (name text PRIMARY KEY)")
+        work.connection.execute("INSERT INTO twice VALUES ('a secret'), ('a secret')")
+        return {}
+
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        office.run(sweep(insert_twice))
+    (found,) = office.rows()
+    assert found["error"] == 'UniqueViolation: duplicate key value violates unique constraint "twice_pkey" …'
+
+
 def test_a_statement_that_takes_too_long_is_left_to_the_next_run(office: Office) -> None:
     def linger(work: Work) -> dict[str, Any]:
         work.connection.execute("SET statement_timeout = 1")

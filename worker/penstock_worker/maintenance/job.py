@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb
 from penstock_schemas.registry import Registry
 from penstock_worker.errors import ConfigurationError, DatabaseAway
 from penstock_worker.ingest.blame import squeezed
+from penstock_worker.masking import Mask
 from penstock_worker.settings import Settings
 from penstock_worker.store.connection import Connection, connect_with
 from penstock_worker.store.sqlstate import Answer, answer_to
@@ -235,4 +236,6 @@ def _is_away(exc: BaseException) -> bool:
 
 
 def _one_line(exc: BaseException) -> str:
-    return squeezed(f"{type(exc).__name__}: {exc}")
+    """Without what PostgreSQL quotes of rows: who may read runs need not be one who may read these."""
+    said = Mask().text(str(exc)) if isinstance(exc, psycopg.Error) else str(exc)
+    return squeezed(f"{type(exc).__name__}: {said}")
