@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 
 from penstock_migrations.autogenerate import Comparison
@@ -63,12 +63,14 @@ class State:
         current: The revision the database is at, None before the first.
         head: The newest revision that is installed here, None where there is none.
         pending: The revisions to apply, in their order. None is pending in a database that a newer release has migrated.
+        is_further: A newer release has migrated it: it is at a revision that is not installed here.
     """
 
     package: str
     current: str | None
     head: str | None
     pending: tuple[str, ...]
+    is_further: bool = False
 
     @property
     def is_current(self) -> bool:
@@ -300,19 +302,30 @@ def _state(connection: sa.Connection, package: Package) -> State:
     raw.rollback()
     script = _script(package)
     heads = script.get_heads() if script else []
-    return State(package.name, "+".join(noted) or None, "+".join(heads) or None, _pending(package, noted))
+    return State(
+        package.name,
+        "+".join(noted) or None,
+        "+".join(heads) or None,
+        _pending(package, noted),
+        is_further=script is not None and not _known(script).keys() >= set(noted),
+    )
 
 
 def _pending(package: Package, noted: list[str]) -> tuple[str, ...]:
     script = _script(package)
     if script is None:
         return ()
-    known = {step.revision: step for step in script.walk_revisions()}
+    known = _known(script)
     if not known.keys() >= set(noted):
         # A newer release, which knows this one's migrations, has been here.
         return ()
     applied = {step.revision for step in script.iterate_revisions(tuple(noted), "base")} if noted else set()
     return tuple(revision for revision in reversed(known) if revision not in applied)
+
+
+def _known(script: ScriptDirectory) -> dict[str, Script]:
+    """The revisions that are installed here, the newest first."""
+    return {step.revision: step for step in script.walk_revisions()}
 
 
 def _script(package: Package) -> ScriptDirectory | None:

@@ -17,6 +17,7 @@ from penstock_migrations.run import check_migrated, create, downgrade, states, s
 from penstock_schemas import Declaration, First, Index, Lifecycle, Max, Parent, Record
 from penstock_schemas.registry import load_registry
 from penstock_worker import store
+from penstock_worker.cli.migrate import up
 from penstock_worker.errors import ConfigurationError
 from penstock_worker.store.partitions import ensure_partitions
 from penstock_worker.store.promotion import promote_all
@@ -185,6 +186,18 @@ def test_an_old_worker_may_start_on_a_newer_database(database_url: str):
     assert states(database_url, load_registry(()))[0].current == "0999"
     with pytest.raises(ConfigurationError, match="0999"):
         upgrade(database_url, load_registry(()))
+
+
+def test_migrate_up_of_an_older_release_leaves_a_newer_database(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PENSTOCK_DATABASE_URL", database_url)
+    run(database_url, "UPDATE penstock.alembic_version SET version_num = '0999'")
+
+    up(hands_over=True)
+
+    assert "at 0999, further than this release" in capsys.readouterr().out
+    assert states(database_url, load_registry(()))[0].current == "0999"
 
 
 def test_a_database_that_is_away_is_said_in_one_line():
