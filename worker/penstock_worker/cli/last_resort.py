@@ -29,10 +29,9 @@ class LastResort(logging.Handler):
 
 
 def _make() -> logging.Handler:
-    from penstock_worker.settings import Settings, load_settings
-
     try:
         from penstock_worker.logs import log_handler
+        from penstock_worker.settings import Settings, load_settings
     except ModuleNotFoundError:  # `penstock publish` without the extra [worker]
         return logging.StreamHandler(sys.stderr)
     try:
