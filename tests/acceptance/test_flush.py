@@ -135,7 +135,7 @@ def test_a_paused_worker_is_one_line(
 ) -> None:
     with closing(Proxy(witness.database_port)) as proxy:
         worker_url = database_url.replace(f":{witness.database_port}/", f":{proxy.port}/")
-        worker_options.update(ONLY_BY_FLUSH | {"database_url": worker_url, "probe_s": 3_600})
+        worker_options.update(ONLY_BY_FLUSH | {"database_url": worker_url, "probe_s": 3_600, "ready_check_s": 3_600})
         setup: CeleryTestSetup = request.getfixturevalue("celery_setup")
         name = setup.worker.hostname()
         witness.publish(20)

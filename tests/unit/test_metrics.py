@@ -80,7 +80,7 @@ def test_a_worker_for_jobs_exposes_what_the_page_says() -> None:
 
 
 def test_a_beat_exposes_what_is_listed(tmp_path: Path) -> None:
-    beat: Any = SimpleNamespace(defaults={"flush": None}, leads=True, find_away=lambda _what: None)
+    beat: Any = SimpleNamespace(defaults={"flush": None}, leads=True, find_away=lambda _what: None, cut_off=lambda: None)
     watched = WatchedBeat(Settings(health_folder=tmp_path), beat)
     assert told(watched._registry.collect()) == listed("beat")
 
