@@ -62,8 +62,20 @@ def test_from_nothing_to_a_table_and_back(penstock: Any, tmp_path: Path):
     code, lines = penstock("status", "--json")
     assert code == 0
     assert json.loads("\n".join(lines)) == {
-        "penstock_schemas": {"package": "penstock_schemas", "current": "0005", "head": "0005", "pending": []},
-        "visit_records": {"package": "visit_records", "current": None, "head": revision, "pending": [revision]},
+        "penstock_schemas": {
+            "package": "penstock_schemas",
+            "current": "0005",
+            "head": "0005",
+            "pending": [],
+            "is_further": False,
+        },
+        "visit_records": {
+            "package": "visit_records",
+            "current": None,
+            "head": revision,
+            "pending": [revision],
+            "is_further": False,
+        },
     }
 
 
