@@ -7,10 +7,13 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestSetup
 
+from penstock_schemas.wire import QUEUE
+from penstock_worker.health import read_health
 from penstock_worker.settings import Settings
 from tests.acceptance.witness import Witness, until
 from tests.chaos.proxy import Proxy
@@ -132,12 +135,16 @@ def test_a_paused_worker_is_one_line(
     database_url: str,
     flush: Flush,
     request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     with closing(Proxy(witness.database_port)) as proxy:
         worker_url = database_url.replace(f":{witness.database_port}/", f":{proxy.port}/")
         worker_options.update(ONLY_BY_FLUSH | {"database_url": worker_url, "probe_s": 3_600, "ready_check_s": 3_600})
+        worker_options["health_folder"] = tmp_path
         setup: CeleryTestSetup = request.getfixturevalue("celery_setup")
         name = setup.worker.hostname()
+        # It has looked at the database, and does not look again: else a look finds it away before the flush does.
+        until(lambda: any(not health.not_ready for health in read_health(tmp_path, QUEUE)))
         witness.publish(20)
         until(lambda: held(setup, name) == 2)
         proxy.is_closed = True

@@ -144,8 +144,9 @@ def test_flower_is_not_told_the_answers(valkey_url: str, database_url: str, tmp_
             is_listening.set()
 
     def note(event: dict[str, Any]) -> None:
-        results.append(event["result"])
-        listener.should_stop = True
+        if "'ok'" not in event["result"]:  # the worker's look at the database, before its first batch
+            results.append(event["result"])
+            listener.should_stop = True
 
     app = Celery(broker=valkey_url, set_as_current=False)
     with app.connection_for_read() as connection:
