@@ -49,7 +49,7 @@ up: $(INSTALLED)
 	$(BIN)/penstock up $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 5 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 test-compose: $(INSTALLED)
 	$(BIN)/python -m tests.compose $(if $(BROKER),--broker $(BROKER)) $(ARGS)
