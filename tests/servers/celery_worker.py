@@ -91,4 +91,11 @@ class WorkerProcess(LocalProcess):
 
     def children(self) -> list[psutil.Process]:
         """The pool's processes that live now."""
-        return [child for child in psutil.Process(self.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in psutil.Process(self.pid).children() if _is_alive(child)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # since it was listed
+        return False
